@@ -1,0 +1,1 @@
+"""Short signed sparse codes of dense embeddings, searched exactly from one compact file."""

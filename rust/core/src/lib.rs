@@ -1,0 +1,32 @@
+//! Signed sparse codes of dense embeddings: packed storage, one file, exact top-k search.
+//!
+//! Every item is a short row of (latent, value) pairs, every query a weight vector `u` over
+//! the latents, and every search the same sum,
+//! `score_i = scale_i * sum_j u[latent_ij] * value_ij`, of which the `k` largest are kept.
+//!
+//! Rooms, each of which may call only those below it:
+//!
+//! * [`index`]: what a user holds: rows, scales, ids and a dictionary, in memory or mapped.
+//! * [`search`]: a query becomes weights, weights become scores, scores become a top k.
+//! * [`format`](mod@format): the `.sridx` file: writer, reader, verification.
+//! * [`codes`]: validation of codes and the packing of rows.
+//! * [`kernels`]: the hot loops, one table of functions an instruction set, chosen once.
+//! * [`control`], [`threads`], [`error`]: cancellation and progress, thread pools, errors.
+//!
+//! Nothing here knows of Python, neural networks or where the codes come from.
+#![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
+#![warn(missing_docs)]
+
+#[cfg(target_endian = "big")]
+compile_error!("rows and files are little-endian and are read in place; this target is not");
+
+pub mod codes;
+pub mod control;
+pub mod error;
+pub mod format;
+pub mod index;
+pub mod kernels;
+pub mod search;
+pub mod threads;
+
+pub use error::{Error, Result};
