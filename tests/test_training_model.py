@@ -4,6 +4,7 @@ import doctest
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ import torch
 from torch import Tensor
 
 import sparse_retrieval
-from sparse_retrieval.training import CompresSAE, CompresSAEConfig, model as model_module, trainer
-from sparse_retrieval.training import LatentCode
+from sparse_retrieval.training import CompresSAE, CompresSAEConfig, LatentCode, trainer
+from sparse_retrieval.training import model as model_module
 
 D, S, K = 12, 40, 5
 
@@ -79,10 +80,8 @@ def test_decode_takes_pairs_dense_and_sparse_tensors() -> None:
 def _csr(dense: Tensor) -> Tensor:
     starts = torch.cat([torch.zeros(1), (dense != 0).sum(1).cumsum(0)]).long()
     row, column = dense.nonzero(as_tuple=True)
-    import warnings
-
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+        warnings.simplefilter("ignore")  # "in beta", and that invariants go unchecked by default
         return torch.sparse_csr_tensor(starts, column, dense[row, column], dense.shape)
 
 
@@ -252,9 +251,7 @@ def test_save_then_load_gives_the_same_bits(dtype: torch.dtype, tmp_path: Path) 
     m.save_pretrained(tmp_path / "new" / "folder")
     loaded = CompresSAE.from_pretrained(tmp_path / "new" / "folder")
     assert loaded.config == m.config
-    for (name, a), (other, b) in zip(
-        m.named_parameters(), loaded.named_parameters(), strict=True
-    ):
+    for (name, a), (other, b) in zip(m.named_parameters(), loaded.named_parameters(), strict=True):
         assert name == other
         assert a.dtype == b.dtype
         assert b.requires_grad
