@@ -11,8 +11,8 @@ Also the evidence for the default learning rate, a table in docs/training.md tha
 
     python benches/bench_training.py rates x.npy --steps 500
 
-The benchmark's rows are sums of about 24 of 2,000 random directions: the time of a step does not depend on the
-data, only the loss does.
+The benchmark's rows are sums of about 24 of 2,000 random directions: the time of a step does not
+depend on the data, only the loss does.
 """
 
 from __future__ import annotations

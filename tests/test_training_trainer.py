@@ -157,6 +157,14 @@ def test_a_double_precision_model_trains_in_double_precision() -> None:
     assert history.loss[-1] < history.loss[0]
 
 
+def test_training_works_where_gradients_are_switched_off() -> None:
+    model, reference = CompresSAE(16, 64, 4), CompresSAE(16, 64, 4)
+    with torch.no_grad():
+        train(model, mixture(100), steps=2, batch_size=32)
+    train(reference, mixture(100), steps=2, batch_size=32)
+    assert torch.equal(model.decoder_weight, reference.decoder_weight)
+
+
 def test_zero_rows_do_not_train_and_use_no_latent() -> None:
     model = CompresSAE(16, 64, 4)
     before = weights(model)
