@@ -279,7 +279,7 @@ def test_a_failed_save_keeps_the_old_model_and_no_debris(
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("sparse_retrieval.training.storage.os.fsync", full)
+    monkeypatch.setattr("sparse_retrieval._files.os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
         model(seed=2).save_pretrained(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
