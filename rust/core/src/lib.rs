@@ -20,13 +20,14 @@
 #[cfg(target_endian = "big")]
 compile_error!("rows and files are little-endian and are read in place; this target is not");
 
-pub mod codes;
+// pub mod codes;
 pub mod control;
 pub mod error;
-pub mod format;
-pub mod index;
-pub mod kernels;
-pub mod search;
+pub mod pursuit;
+// pub mod format;
+// pub mod index;
+// pub mod kernels;
+// pub mod search;
 pub mod threads;
 
 pub use error::{Error, Result};

@@ -1,0 +1,280 @@
+//! Rows of latents cut into aligned blocks, and the two loops that pursuit spends its time in:
+//! take one row of the Gram matrix off the correlations, or rebuild them from a whole support,
+//! each finding every block's largest magnitude in the same pass. Knows nothing of atoms,
+//! items or when a refit is due.
+//!
+//! Each loop is written once, as plain Rust over blocks of fixed length that the compiler
+//! vectorises, and compiled once an instruction set. Every latent is computed by itself with one
+//! rounding a multiplication and one a subtraction (rustc never contracts the two to a fused
+//! multiply-add), and magnitudes are compared as integers. So all instruction sets give the same
+//! bytes by construction; the tests compare them all the same.
+
+use bytemuck::Zeroable;
+
+/// Latents in a block: four AVX-512 registers of float32, one cache line of int8.
+pub const BLOCK: usize = 64;
+
+/// `BLOCK` consecutive latents, aligned so that no vector load crosses a cache line.
+#[derive(Clone, Copy, Debug, Zeroable)]
+#[repr(C, align(64))]
+pub struct Block<T>(pub [T; BLOCK]);
+
+/// Blocks that hold `latents` latents.
+pub fn blocks_for(latents: usize) -> usize {
+    latents.div_ceil(BLOCK)
+}
+
+/// The latents in `blocks` as one slice, padding included.
+pub fn flat<T>(blocks: &[Block<T>]) -> &[T] {
+    // SAFETY: Block<T> is repr(C) around [T; BLOCK]; its alignment of 64 divides the size of
+    // BLOCK elements of 1, 2 or 4 bytes, so there is no padding between blocks (checked below
+    // at compile time for every T in use).
+    unsafe { std::slice::from_raw_parts(blocks.as_ptr().cast(), blocks.len() * BLOCK) }
+}
+
+/// As [`flat`], to write into.
+pub fn flat_mut<T>(blocks: &mut [Block<T>]) -> &mut [T] {
+    // SAFETY: as in `flat`; the borrow is unique because `blocks` is.
+    unsafe { std::slice::from_raw_parts_mut(blocks.as_mut_ptr().cast(), blocks.len() * BLOCK) }
+}
+
+const _: () = assert!(size_of::<Block<f32>>() == BLOCK * 4);
+const _: () = assert!(size_of::<Block<i16>>() == BLOCK * 2);
+const _: () = assert!(size_of::<Block<i8>>() == BLOCK);
+
+/// An entry of a stored Gram matrix.
+pub trait Entry: Copy + Send + Sync + Zeroable + 'static {
+    /// Its value, before the row's step is applied.
+    fn value(self) -> f32;
+}
+
+impl Entry for f32 {
+    #[inline(always)]
+    fn value(self) -> f32 {
+        self
+    }
+}
+
+impl Entry for i16 {
+    #[inline(always)]
+    fn value(self) -> f32 {
+        f32::from(self)
+    }
+}
+
+impl Entry for i8 {
+    #[inline(always)]
+    fn value(self) -> f32 {
+        f32::from(self)
+    }
+}
+
+/// Which compiled version of the loops runs. A value other than `Scalar` exists only on a CPU
+/// that has the instructions: [`Isa::all`] and [`Isa::best`] are the only makers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Isa(Level);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Level {
+    Scalar,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+}
+
+impl Isa {
+    /// The plain version, on every CPU.
+    pub const SCALAR: Self = Self(Level::Scalar);
+
+    /// Every version that this CPU can run, the widest last.
+    pub fn all() -> Vec<Self> {
+        #[allow(unused_mut)]
+        let mut all = vec![Self::SCALAR];
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx2") {
+                all.push(Self(Level::Avx2));
+            }
+            if is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512dq")
+            {
+                all.push(Self(Level::Avx512));
+            }
+        }
+        all
+    }
+
+    /// The widest version that this CPU can run.
+    pub fn best() -> Self {
+        *Self::all()
+            .last()
+            .expect("the scalar version is always there")
+    }
+}
+
+/// The largest magnitude in a block as the bits of a non-negative float, whose order as
+/// integers is their order as numbers.
+#[inline(always)]
+fn largest(block: &Block<f32>) -> u32 {
+    let mut largest = 0;
+    for value in &block.0 {
+        largest = largest.max(value.to_bits() & 0x7fff_ffff);
+    }
+    largest
+}
+
+#[inline(always)]
+fn subtract_body<E: Entry>(
+    correlations: &mut [Block<f32>],
+    maxima: &mut [u32],
+    row: &[Block<E>],
+    amount: f32,
+) {
+    for ((block, maximum), entries) in correlations.iter_mut().zip(maxima).zip(row) {
+        for (value, entry) in block.0.iter_mut().zip(&entries.0) {
+            *value -= amount * entry.value();
+        }
+        *maximum = largest(block);
+    }
+}
+
+#[inline(always)]
+fn rebuild_body<E: Entry>(
+    correlations: &mut [Block<f32>],
+    maxima: &mut [u32],
+    start: &[Block<f32>],
+    rows: &[(f32, &[Block<E>])],
+) {
+    for (b, ((block, maximum), start)) in correlations.iter_mut().zip(maxima).zip(start).enumerate()
+    {
+        let mut sum = *start;
+        for (amount, row) in rows {
+            for (value, entry) in sum.0.iter_mut().zip(&row[b].0) {
+                *value -= amount * entry.value();
+            }
+        }
+        *maximum = largest(&sum);
+        *block = sum;
+    }
+}
+
+#[inline(always)]
+fn maxima_body(correlations: &[Block<f32>], maxima: &mut [u32]) {
+    for (block, maximum) in correlations.iter().zip(maxima) {
+        *maximum = largest(block);
+    }
+}
+
+#[inline(always)]
+fn dot_body(a: &[f32], b: &[f32]) -> f32 {
+    const LANES: usize = 32;
+    let mut sums = [0f32; LANES];
+    let (a_chunks, b_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    let tail: f32 = (a_chunks.remainder().iter().zip(b_chunks.remainder()))
+        .map(|(x, y)| x * y)
+        .sum();
+    for (x, y) in a_chunks.zip(b_chunks) {
+        for lane in 0..LANES {
+            sums[lane] += x[lane] * y[lane];
+        }
+    }
+    let mut width = LANES / 2;
+    while width > 0 {
+        for lane in 0..width {
+            sums[lane] += sums[lane + width];
+        }
+        width /= 2;
+    }
+    sums[0] + tail
+}
+
+/// Stamps a safe function that checks lengths and runs the version that `isa` names.
+macro_rules! dispatched {
+    (
+        $(#[$meta:meta])*
+        $name:ident $(<$entry:ident>)? = $body:ident ( $($arg:ident : $type:ty),* $(,)? ) $(-> $out:ty)?
+        where $check:expr
+    ) => {
+        $(#[$meta])*
+        pub fn $name $(<$entry: Entry>)? (isa: Isa, $($arg: $type),*) $(-> $out)? {
+            assert!($check);
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2")]
+            fn avx2 $(<$entry: Entry>)? ($($arg: $type),*) $(-> $out)? { $body($($arg),*) }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+            fn avx512 $(<$entry: Entry>)? ($($arg: $type),*) $(-> $out)? { $body($($arg),*) }
+            match isa.0 {
+                Level::Scalar => $body($($arg),*),
+                // SAFETY: an Isa of this level is only made after the CPU was found to have
+                // the features that the callee enables.
+                #[cfg(target_arch = "x86_64")]
+                Level::Avx2 => unsafe { avx2($($arg),*) },
+                // SAFETY: as above.
+                #[cfg(target_arch = "x86_64")]
+                Level::Avx512 => unsafe { avx512($($arg),*) },
+            }
+        }
+    };
+}
+
+dispatched! {
+    /// `correlations -= amount * row`, and `maxima[b]` = the largest magnitude in block `b`.
+    subtract<E> = subtract_body(
+        correlations: &mut [Block<f32>],
+        maxima: &mut [u32],
+        row: &[Block<E>],
+        amount: f32,
+    )
+    where correlations.len() == row.len() && maxima.len() == row.len()
+}
+
+dispatched! {
+    /// `correlations = start - sum of amount * row`, the rows in the order given, and `maxima`
+    /// as in [`subtract`].
+    rebuild<E> = rebuild_body(
+        correlations: &mut [Block<f32>],
+        maxima: &mut [u32],
+        start: &[Block<f32>],
+        rows: &[(f32, &[Block<E>])],
+    )
+    where correlations.len() == start.len()
+        && maxima.len() == start.len()
+        && rows.iter().all(|(_, row)| row.len() == start.len())
+}
+
+dispatched! {
+    /// `maxima` as in [`subtract`], of correlations as they are.
+    block_maxima = maxima_body(correlations: &[Block<f32>], maxima: &mut [u32])
+    where correlations.len() == maxima.len()
+}
+
+dispatched! {
+    /// Inner product of two float32 vectors, summed in an order that no CPU changes.
+    dot = dot_body(a: &[f32], b: &[f32]) -> f32
+    where a.len() == b.len()
+}
+
+/// The latent of largest magnitude, the lower one on a tie, given each block's largest.
+pub fn argmax(correlations: &[Block<f32>], maxima: &[u32]) -> usize {
+    let (mut block, mut largest) = (0, 0);
+    for (b, &maximum) in maxima.iter().enumerate() {
+        if maximum > largest {
+            (block, largest) = (b, maximum);
+        }
+    }
+    let within = (correlations[block].0.iter())
+        .position(|value| value.to_bits() & 0x7fff_ffff == largest)
+        .unwrap_or(0);
+    block * BLOCK + within
+}
+
+/// Sets one latent's correlation to zero and mends its block's maximum.
+pub fn clear(correlations: &mut [Block<f32>], maxima: &mut [u32], latent: usize) {
+    let block = &mut correlations[latent / BLOCK];
+    block.0[latent % BLOCK] = 0.0;
+    maxima[latent / BLOCK] = largest(block);
+}

@@ -1,0 +1,39 @@
+//! Matrix products on slices, with lengths checked, over the `matrixmultiply` crate: it picks
+//! its kernels at run time (AVX-512, AVX2 + FMA, SSE2, NEON), and an entry of the product does
+//! not depend on how many rows are multiplied at once, so a batch equals one by one. The crate
+//! `gemm` was 12% faster on 1,024 rows (30 against 34 us a row of 384 against 4,096 atoms, Zen 4,
+//! one core) for 50 dependencies, and takes other paths for single rows.
+//!
+//! Kernels of different CPUs sum in different orders and may fuse: products agree to rounding
+//! between CPUs, and to the last bit on one kind of CPU.
+
+/// `out[i, j] = sum_l a[i, l] * b[j, l]`: row-major `a` (m, inner), `b` (n, inner), and `out`
+/// (m, n) whose rows are `stride` apart.
+pub fn rows_by_rows(a: &[f32], b: &[f32], inner: usize, out: &mut [f32], stride: usize) {
+    let (m, n) = (a.len() / inner, b.len() / inner);
+    assert!(a.len() == m * inner && b.len() == n * inner && stride >= n);
+    if m == 0 || n == 0 {
+        return;
+    }
+    assert!(out.len() >= (m - 1) * stride + n);
+    // SAFETY: the shapes and strides describe a, b and out within the lengths just checked, and
+    // `out` is borrowed uniquely, so it overlaps neither input.
+    unsafe {
+        matrixmultiply::sgemm(
+            m,
+            inner,
+            n,
+            1.0,
+            a.as_ptr(),
+            inner as isize,
+            1,
+            b.as_ptr(),
+            1,
+            inner as isize,
+            0.0,
+            out.as_mut_ptr(),
+            stride as isize,
+            1,
+        );
+    }
+}

@@ -1,0 +1,154 @@
+//! Matching pursuit of one item: choose the atom most correlated with what is left of the item,
+//! take it off, repeat; every few atoms fit all values anew by least squares and go on from that
+//! residual. With a refit after every atom this is orthogonal matching pursuit.
+//!
+//! Mallat & Zhang, "Matching pursuits with time-frequency dictionaries" (1993); Pati, Rezaiifar &
+//! Krishnaprasad, "Orthogonal matching pursuit" (1993); the Gram form is Rubinstein, Zibulevsky &
+//! Elad, "Efficient implementation of the K-SVD algorithm using batch orthogonal matching
+//! pursuit" (2008).
+
+use super::blocks::{self, flat, Block, Entry, Isa};
+use super::gram::Rows;
+use super::refit::Refit;
+
+/// A correlation, or a value, at or below this is nothing: items and atoms have unit norm, so
+/// float32 products of a few hundred terms are off by about 1e-7.
+pub const NOTHING: f32 = 1e-6;
+
+/// The atoms, row-major (s, d), with the compiled loops that serve this CPU.
+#[derive(Clone, Copy)]
+pub struct Atoms<'a> {
+    /// Rows of unit norm.
+    pub rows: &'a [f32],
+    /// Width of a row.
+    pub d: usize,
+    /// Which version of the loops runs.
+    pub isa: Isa,
+}
+
+impl Atoms<'_> {
+    /// Atom `latent`.
+    pub fn row(&self, latent: usize) -> &[f32] {
+        &self.rows[latent * self.d..(latent + 1) * self.d]
+    }
+
+    /// Inner product of two atoms.
+    pub fn inner(&self, a: usize, b: usize) -> f32 {
+        blocks::dot(self.isa, self.row(a), self.row(b))
+    }
+}
+
+/// What one thread needs to encode items one after another without allocating.
+#[derive(Default)]
+pub struct Workspace {
+    pub(super) correlations: Vec<Block<f32>>,
+    pub(super) maxima: Vec<u32>,
+    /// Chosen latents in the order they were chosen.
+    pub(super) support: Vec<usize>,
+    pub(super) refit: Refit,
+    /// The item's entries once it is done.
+    pub entries: Vec<(u32, f32)>,
+    /// Cosine of the item and its decoded code.
+    pub cosine: f64,
+}
+
+impl Workspace {
+    /// Empties the support and takes on `start` as the correlations.
+    fn begin(&mut self, isa: Isa, start: &[Block<f32>]) {
+        self.begin_empty();
+        self.correlations.clear();
+        self.correlations.extend_from_slice(start);
+        self.maxima.resize(start.len(), 0);
+        blocks::block_maxima(isa, &self.correlations, &mut self.maxima);
+    }
+
+    pub(super) fn begin_empty(&mut self) {
+        self.support.clear();
+        self.refit.clear();
+        self.entries.clear();
+        self.cosine = 0.0;
+    }
+
+    /// Takes `latent` into the support, with exact inner products of the atoms.
+    pub(super) fn push(&mut self, atoms: Atoms, latent: usize, target: f32) {
+        let support = &self.support;
+        self.refit
+            .push(target, f64::from(atoms.inner(latent, latent)), |t| {
+                atoms.inner(latent, support[t])
+            });
+        self.support.push(latent);
+    }
+
+    /// Fits the values on the support and keeps those that are something as entries.
+    pub(super) fn finish(&mut self) {
+        let values = self.refit.solve();
+        self.entries.extend(
+            (self.support.iter().zip(values))
+                .map(|(&latent, &value)| (latent as u32, value as f32))
+                .filter(|(_, value)| value.abs() > NOTHING),
+        );
+        // Least squares: the residual is orthogonal to the decoded code, whose squared norm is
+        // thus its inner product with the item.
+        self.cosine = self.refit.explained().clamp(0.0, 1.0).sqrt();
+    }
+}
+
+/// Encodes one item by pursuit, leaving its entries in `work`.
+///
+/// `start` holds W x. The support grows to `k` atoms at most; it stays smaller when nothing is
+/// left of the item, or when atoms chosen before are chosen again so often that `k` further
+/// steps were spent. Values are refitted whenever the support reaches a multiple of
+/// `refit_every`, and at the end.
+pub fn pursue<E: Entry>(
+    atoms: Atoms,
+    gram: &Rows<E>,
+    start: &[Block<f32>],
+    k: usize,
+    refit_every: usize,
+    work: &mut Workspace,
+) {
+    work.begin(atoms.isa, start);
+    let mut rows = Vec::with_capacity(k);
+    for _ in 0..2 * k {
+        let latent = blocks::argmax(&work.correlations, &work.maxima);
+        let correlation = flat(&work.correlations)[latent];
+        if correlation.abs() <= NOTHING {
+            break;
+        }
+        let (step, row) = gram.row(latent);
+        if !work.support.contains(&latent) {
+            work.push(atoms, latent, flat(start)[latent]);
+            if work.support.len() == k {
+                break;
+            }
+            if work.support.len() % refit_every == 0 {
+                rows.clear();
+                let values = work.refit.solve();
+                for (&latent, &value) in work.support.iter().zip(values) {
+                    let (step, row) = gram.row(latent);
+                    rows.push((value as f32 * step, row));
+                }
+                blocks::rebuild(
+                    atoms.isa,
+                    &mut work.correlations,
+                    &mut work.maxima,
+                    start,
+                    &rows,
+                );
+                for &latent in &work.support {
+                    blocks::clear(&mut work.correlations, &mut work.maxima, latent);
+                }
+                continue;
+            }
+        }
+        blocks::subtract(
+            atoms.isa,
+            &mut work.correlations,
+            &mut work.maxima,
+            row,
+            correlation * step,
+        );
+        blocks::clear(&mut work.correlations, &mut work.maxima, latent);
+    }
+    work.finish();
+}

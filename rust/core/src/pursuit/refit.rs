@@ -1,0 +1,78 @@
+//! Least squares on a support that grows: the Cholesky factor of the support's Gram matrix gets
+//! a row for each new atom, in double precision, and is solved when a refit is due. Knows
+//! nothing of how the atoms were chosen.
+
+/// The smallest squared distance that a new atom is taken to have from the span of those before
+/// it. Exact duplicates have 0 up to rounding and would divide by it; at 1e-6 they get finite
+/// values and leave the other atoms' values right to about 1e-6.
+const PIVOT_FLOOR: f64 = 1e-6;
+
+/// The Cholesky factor of a Gram matrix, one row a support atom, and the values it solves for.
+#[derive(Default)]
+pub struct Refit {
+    /// Lower triangle, row after row: row `t` starts at `t (t + 1) / 2`.
+    factor: Vec<f64>,
+    /// 1 / diagonal of the factor.
+    inverse_diagonal: Vec<f64>,
+    /// Inner products of the item and each support atom.
+    targets: Vec<f64>,
+    /// Forward solution L y = targets: known once an atom is in, since rows above never change.
+    forward: Vec<f64>,
+    values: Vec<f64>,
+}
+
+impl Refit {
+    /// Empties the support.
+    pub fn clear(&mut self) {
+        self.factor.clear();
+        self.inverse_diagonal.clear();
+        self.targets.clear();
+        self.forward.clear();
+        self.values.clear();
+    }
+
+    /// Adds an atom: its inner product with the item, its squared norm, and its inner product
+    /// with the support's atom `t` as `with(t)`.
+    pub fn push(&mut self, target: f32, squared_norm: f64, mut with: impl FnMut(usize) -> f32) {
+        let size = self.targets.len();
+        let start = self.factor.len();
+        let mut pivot = squared_norm;
+        let mut forward = f64::from(target);
+        for t in 0..size {
+            let row = &self.factor[t * (t + 1) / 2..][..t];
+            let new = &self.factor[start..start + t];
+            let inner: f64 = row.iter().zip(new).map(|(a, b)| a * b).sum();
+            let entry = (f64::from(with(t)) - inner) * self.inverse_diagonal[t];
+            pivot -= entry * entry;
+            forward -= entry * self.forward[t];
+            self.factor.push(entry);
+        }
+        let diagonal = pivot.max(PIVOT_FLOOR).sqrt();
+        self.factor.push(diagonal);
+        self.inverse_diagonal.push(1.0 / diagonal);
+        self.targets.push(f64::from(target));
+        self.forward.push(forward / diagonal);
+    }
+
+    /// The values that minimise the residual over all atoms pushed so far, in their order.
+    pub fn solve(&mut self) -> &[f64] {
+        self.values.clone_from(&self.forward);
+        for t in (0..self.values.len()).rev() {
+            let value = self.values[t] * self.inverse_diagonal[t];
+            let row = &self.factor[t * (t + 1) / 2..][..t];
+            for (above, entry) in self.values[..t].iter_mut().zip(row) {
+                *above -= entry * value;
+            }
+            self.values[t] = value;
+        }
+        &self.values
+    }
+
+    /// Squared norm of what the last solution explains: for a unit item the residual has
+    /// squared norm 1 minus this.
+    pub fn explained(&self) -> f64 {
+        (self.values.iter().zip(&self.targets))
+            .map(|(value, target)| value * target)
+            .sum()
+    }
+}
