@@ -168,27 +168,62 @@ fn maxima_body(correlations: &[Block<f32>], maxima: &mut [u32]) {
     }
 }
 
+/// Lanes of an inner product's running sums.
+const LANES: usize = 16;
+
+/// The sum of the lanes, halves folded onto each other.
 #[inline(always)]
-fn dot_body(a: &[f32], b: &[f32]) -> f32 {
-    const LANES: usize = 32;
-    let mut sums = [0f32; LANES];
-    let (a_chunks, b_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let tail: f32 = (a_chunks.remainder().iter().zip(b_chunks.remainder()))
-        .map(|(x, y)| x * y)
-        .sum();
-    for (x, y) in a_chunks.zip(b_chunks) {
-        for lane in 0..LANES {
-            sums[lane] += x[lane] * y[lane];
+fn folded(sums: [f32; LANES]) -> f32 {
+    let mut eight = [0f32; 8];
+    for lane in 0..8 {
+        eight[lane] = sums[lane] + sums[lane + 8];
+    }
+    let mut four = [0f32; 4];
+    for lane in 0..4 {
+        four[lane] = eight[lane] + eight[lane + 4];
+    }
+    (four[0] + four[2]) + (four[1] + four[3])
+}
+
+/// Inner products of `vector` with `R` others at once, so that their sums wait for memory and
+/// for additions together.
+#[inline(always)]
+fn dots_of<const R: usize>(vector: &[f32], others: [&[f32]; R]) -> [f32; R] {
+    let d = vector.len();
+    let whole = d - d % LANES;
+    let others = others.map(|other| &other[..d]);
+    let mut sums = [[0f32; LANES]; R];
+    for at in (0..whole).step_by(LANES) {
+        let mine = &vector[at..at + LANES];
+        for (sums, other) in sums.iter_mut().zip(&others) {
+            let theirs = &other[at..at + LANES];
+            for lane in 0..LANES {
+                sums[lane] += mine[lane] * theirs[lane];
+            }
         }
     }
-    let mut width = LANES / 2;
-    while width > 0 {
-        for lane in 0..width {
-            sums[lane] += sums[lane + width];
+    for at in whole..d {
+        for (sums, other) in sums.iter_mut().zip(&others) {
+            sums[at - whole] += vector[at] * other[at];
         }
-        width /= 2;
     }
-    sums[0] + tail
+    sums.map(|sums| folded(sums))
+}
+
+#[inline(always)]
+fn dots_body(vector: &[f32], rows: &[f32], chosen: &[usize], out: &mut [f32]) {
+    let d = vector.len();
+    let row = |latent: usize| &rows[latent * d..(latent + 1) * d];
+    let fours = chosen.chunks_exact(4);
+    let rest = fours.remainder();
+    let (out_fours, out_rest) = out.split_at_mut(chosen.len() - rest.len());
+    for (four, out) in fours.zip(out_fours.chunks_exact_mut(4)) {
+        let others = [row(four[0]), row(four[1]), row(four[2]), row(four[3])];
+        out.copy_from_slice(&dots_of(vector, others));
+    }
+    for (&latent, out) in rest.iter().zip(out_rest) {
+        [*out] = dots_of(vector, [row(latent)]);
+    }
 }
 
 /// Stamps a safe function that checks lengths and runs the version that `isa` names.
@@ -253,9 +288,10 @@ dispatched! {
 }
 
 dispatched! {
-    /// Inner product of two float32 vectors, summed in an order that no CPU changes.
-    dot = dot_body(a: &[f32], b: &[f32]) -> f32
-    where a.len() == b.len()
+    /// `out[i]` = inner product of `vector` and row `chosen[i]` of row-major `rows`, summed in
+    /// an order that no CPU changes.
+    dots = dots_body(vector: &[f32], rows: &[f32], chosen: &[usize], out: &mut [f32])
+    where out.len() == chosen.len()
 }
 
 /// The latent of largest magnitude, the lower one on a tie, given each block's largest.

@@ -2,7 +2,7 @@
 //! computed anew from the residuals, W r. It takes no memory that grows with the square of the
 //! atoms, and about k matrix products where the Gram form takes one.
 
-use super::blocks::{argmax, block_maxima, blocks_for, flat, flat_mut, BLOCK};
+use super::blocks::{argmax, block_maxima, blocks_for, dots, flat, flat_mut, BLOCK};
 use super::gemm;
 use super::gram::zeroed_blocks;
 use super::matching::{Atoms, Workspace, NOTHING};
@@ -92,8 +92,9 @@ fn advance(
     }
     item.steps += 1;
     if !item.work.support.contains(&latent) {
-        let target = super::blocks::dot(atoms.isa, original, atoms.row(latent));
-        item.work.push(atoms, latent, target);
+        let mut target = [0f32];
+        dots(atoms.isa, original, atoms.rows, &[latent], &mut target);
+        item.work.push(atoms, latent, target[0]);
         if item.work.support.len() == k {
             return false;
         }

@@ -32,9 +32,11 @@ impl Atoms<'_> {
         &self.rows[latent * self.d..(latent + 1) * self.d]
     }
 
-    /// Inner product of two atoms.
-    pub fn inner(&self, a: usize, b: usize) -> f32 {
-        blocks::dot(self.isa, self.row(a), self.row(b))
+    /// Inner products of `vector` with the atoms `latents`, into `out`.
+    pub fn inner(&self, vector: &[f32], latents: &[usize], out: &mut Vec<f32>) {
+        out.clear();
+        out.resize(latents.len(), 0.0);
+        blocks::dots(self.isa, vector, self.rows, latents, out);
     }
 }
 
@@ -46,6 +48,8 @@ pub struct Workspace {
     /// Chosen latents in the order they were chosen.
     pub(super) support: Vec<usize>,
     pub(super) refit: Refit,
+    /// Inner products of the atom last chosen with the support, itself last.
+    inner: Vec<f32>,
     /// The item's entries once it is done.
     pub entries: Vec<(u32, f32)>,
     /// Cosine of the item and its decoded code.
@@ -71,12 +75,9 @@ impl Workspace {
 
     /// Takes `latent` into the support, with exact inner products of the atoms.
     pub(super) fn push(&mut self, atoms: Atoms, latent: usize, target: f32) {
-        let support = &self.support;
-        self.refit
-            .push(target, f64::from(atoms.inner(latent, latent)), |t| {
-                atoms.inner(latent, support[t])
-            });
         self.support.push(latent);
+        atoms.inner(atoms.row(latent), &self.support, &mut self.inner);
+        self.refit.push(target, &self.inner);
     }
 
     /// Fits the values on the support and keeps those that are something as entries.

@@ -5,9 +5,11 @@
 //! * [`matching`], [`free`], [`topk`]: one item, by pursuit over the Gram matrix, by pursuit
 //!   without it, by the linear projection.
 //! * [`gram`], [`blocks`], [`refit`], [`gemm`]: what they are made of.
+//! * [`update`], [`normal`], [`cholesky`], [`worst`]: a round of learning the dictionary.
 //! * [`items`], [`csr`]: what goes in and what comes out.
 
 pub mod blocks;
+pub mod cholesky;
 pub mod csr;
 pub mod encoder;
 pub mod free;
@@ -15,5 +17,8 @@ pub mod gemm;
 pub mod gram;
 pub mod items;
 pub mod matching;
+pub mod normal;
 pub mod refit;
 pub mod topk;
+pub mod update;
+pub mod worst;

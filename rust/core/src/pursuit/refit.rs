@@ -31,18 +31,19 @@ impl Refit {
         self.values.clear();
     }
 
-    /// Adds an atom: its inner product with the item, its squared norm, and its inner product
-    /// with the support's atom `t` as `with(t)`.
-    pub fn push(&mut self, target: f32, squared_norm: f64, mut with: impl FnMut(usize) -> f32) {
+    /// Adds an atom: its inner product with the item, and those with each atom of the support
+    /// in order, the last one being itself.
+    pub fn push(&mut self, target: f32, inner_products: &[f32]) {
         let size = self.targets.len();
+        assert_eq!(inner_products.len(), size + 1);
         let start = self.factor.len();
-        let mut pivot = squared_norm;
+        let mut pivot = f64::from(inner_products[size]);
         let mut forward = f64::from(target);
         for t in 0..size {
             let row = &self.factor[t * (t + 1) / 2..][..t];
             let new = &self.factor[start..start + t];
             let inner: f64 = row.iter().zip(new).map(|(a, b)| a * b).sum();
-            let entry = (f64::from(with(t)) - inner) * self.inverse_diagonal[t];
+            let entry = (f64::from(inner_products[t]) - inner) * self.inverse_diagonal[t];
             pivot -= entry * entry;
             forward -= entry * self.forward[t];
             self.factor.push(entry);
