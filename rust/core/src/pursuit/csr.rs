@@ -4,7 +4,7 @@
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Encoded {
     /// Row `i` is `indptr[i]..indptr[i + 1]` of the two arrays below.
-    pub indptr: Vec<i64>,
+    pub indptr: Vec<u64>,
     /// Latents, ascending within a row.
     pub latents: Vec<u32>,
     /// The value of each latent.
@@ -44,13 +44,13 @@ impl Encoded {
         self.latents
             .extend(entries.iter().map(|&(latent, _)| latent));
         self.values.extend(entries.iter().map(|&(_, value)| value));
-        self.indptr.push(self.latents.len() as i64);
+        self.indptr.push(self.latents.len() as u64);
         self.cosines.push(cosine);
     }
 
     /// Appends all rows of `other`.
     pub fn append(&mut self, other: &Self) {
-        let base = self.latents.len() as i64;
+        let base = self.latents.len() as u64;
         self.indptr
             .extend(other.indptr[1..].iter().map(|end| base + end));
         self.latents.extend_from_slice(&other.latents);

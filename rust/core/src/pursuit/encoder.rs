@@ -36,6 +36,25 @@ pub enum Method {
     },
 }
 
+impl Method {
+    /// The method called `name`: "pursuit" (with its `refit_every`), "omp", "topk" (values are
+    /// the correlations) or "topk_refit".
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for another name.
+    pub fn from_name(name: &str, refit_every: usize) -> Result<Self> {
+        match name {
+            "pursuit" => Ok(Self::Pursuit { refit_every }),
+            "omp" => Ok(Self::Pursuit { refit_every: 1 }),
+            "topk" => Ok(Self::TopK { refit: false }),
+            "topk_refit" => Ok(Self::TopK { refit: true }),
+            _ => Err(Error::argument(format!(
+                "method is {name:?}; expected \"pursuit\", \"omp\", \"topk\" or \"topk_refit\""
+            ))),
+        }
+    }
+}
+
 /// What [`Encoder::encode`] is asked for.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -265,7 +284,7 @@ impl Encoder {
     }
 }
 
-fn row_span(indptr: &[i64], row: usize) -> Range<usize> {
+fn row_span(indptr: &[u64], row: usize) -> Range<usize> {
     indptr[row] as usize..indptr[row + 1] as usize
 }
 

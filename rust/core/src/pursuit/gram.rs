@@ -26,6 +26,22 @@ pub enum Precision {
 }
 
 impl Precision {
+    /// The precision called `name`: "float32", "int16", "int8" or "free".
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for another name.
+    pub fn from_name(name: &str) -> Result<Self> {
+        match name {
+            "float32" => Ok(Self::Float32),
+            "int16" => Ok(Self::Int16),
+            "int8" => Ok(Self::Int8),
+            "free" => Ok(Self::Free),
+            _ => Err(Error::argument(format!(
+                "gram is {name:?}; expected \"float32\", \"int16\", \"int8\" or \"free\""
+            ))),
+        }
+    }
+
     /// Bytes that the Gram matrix of `atoms` atoms takes, [`u64::MAX`] where that overflows.
     pub fn bytes(self, atoms: usize) -> u64 {
         let entry = match self {
