@@ -10,6 +10,7 @@
 //! * [`search`]: a query becomes weights, weights become scores, scores become a top k.
 //! * [`format`](mod@format): the `.sridx` file: writer, reader, verification.
 //! * [`codes`]: validation of codes and the packing of rows.
+//! * [`pursuit`]: items become codes, and dictionaries are learnt.
 //! * [`kernels`]: the hot loops, one table of functions an instruction set, chosen once.
 //! * [`control`], [`threads`], [`error`]: cancellation and progress, thread pools, errors.
 //!
@@ -20,14 +21,14 @@
 #[cfg(target_endian = "big")]
 compile_error!("rows and files are little-endian and are read in place; this target is not");
 
-// pub mod codes;
+pub mod codes;
 pub mod control;
 pub mod error;
+pub mod format;
+pub mod index;
+pub mod kernels;
 pub mod pursuit;
-// pub mod format;
-// pub mod index;
-// pub mod kernels;
-// pub mod search;
+pub mod search;
 pub mod threads;
 
 pub use error::{Error, Result};

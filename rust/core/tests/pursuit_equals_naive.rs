@@ -3,7 +3,7 @@
 
 use proptest::prelude::*;
 use sparse_retrieval::control::Control;
-use sparse_retrieval::pursuit::blocks::Isa;
+use sparse_retrieval::kernels::{Isa, Kernels};
 use sparse_retrieval::pursuit::csr::Encoded;
 use sparse_retrieval::pursuit::encoder::{Encoder, Method, Options};
 use sparse_retrieval::pursuit::gram::Precision;
@@ -242,11 +242,11 @@ fn case() -> impl Strategy<Value = Case> {
     })
 }
 
-fn encode(case: &Case, precision: Precision, method: Method, isa: Isa) -> Encoded {
+fn encode(case: &Case, precision: Precision, method: Method, kernels: Kernels) -> Encoded {
     let control = Control::new();
     let encoder = Encoder::new(&case.atoms, case.d, precision, u64::MAX, &control)
         .unwrap()
-        .with_isa(isa);
+        .with_kernels(kernels);
     let options = Options {
         k: case.k,
         method,
@@ -258,7 +258,7 @@ fn encode(case: &Case, precision: Precision, method: Method, isa: Isa) -> Encode
 
 /// Compares, and returns how many rows had no near tie and so were compared exactly.
 fn compare(case: &Case, precision: Precision, method: Method) -> Result<usize, TestCaseError> {
-    let encoded = encode(case, precision, method, Isa::best());
+    let encoded = encode(case, precision, method, Kernels::best());
     let naive = Naive::new(&case.atoms, case.d, precision);
     let mut exact = 0;
     for (row, item) in case.items.chunks(case.d).enumerate() {
@@ -327,9 +327,9 @@ proptest! {
     fn every_instruction_set_gives_the_same_bytes(case in case()) {
         for method in METHODS {
             for precision in PRECISIONS {
-                let scalar = encode(&case, precision, method, Isa::SCALAR);
-                for isa in Isa::all() {
-                    prop_assert_eq!(&encode(&case, precision, method, isa), &scalar);
+                let scalar = encode(&case, precision, method, Kernels::of(Isa::Scalar).unwrap());
+                for kernels in Kernels::available() {
+                    prop_assert_eq!(&encode(&case, precision, method, kernels), &scalar);
                 }
             }
         }

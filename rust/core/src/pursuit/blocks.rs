@@ -11,6 +11,8 @@
 
 use bytemuck::Zeroable;
 
+use crate::kernels::{Isa, Kernels};
+
 /// Latents in a block: four AVX-512 registers of float32, one cache line of int8.
 pub const BLOCK: usize = 64;
 
@@ -66,52 +68,6 @@ impl Entry for i8 {
     #[inline(always)]
     fn value(self) -> f32 {
         f32::from(self)
-    }
-}
-
-/// Which compiled version of the loops runs. A value other than `Scalar` exists only on a CPU
-/// that has the instructions: [`Isa::all`] and [`Isa::best`] are the only makers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Isa(Level);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Level {
-    Scalar,
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-}
-
-impl Isa {
-    /// The plain version, on every CPU.
-    pub const SCALAR: Self = Self(Level::Scalar);
-
-    /// Every version that this CPU can run, the widest last.
-    pub fn all() -> Vec<Self> {
-        #[allow(unused_mut)]
-        let mut all = vec![Self::SCALAR];
-        #[cfg(target_arch = "x86_64")]
-        {
-            if is_x86_feature_detected!("avx2") {
-                all.push(Self(Level::Avx2));
-            }
-            if is_x86_feature_detected!("avx512f")
-                && is_x86_feature_detected!("avx512bw")
-                && is_x86_feature_detected!("avx512vl")
-                && is_x86_feature_detected!("avx512dq")
-            {
-                all.push(Self(Level::Avx512));
-            }
-        }
-        all
-    }
-
-    /// The widest version that this CPU can run.
-    pub fn best() -> Self {
-        *Self::all()
-            .last()
-            .expect("the scalar version is always there")
     }
 }
 
@@ -207,7 +163,7 @@ fn dots_of<const R: usize>(vector: &[f32], others: [&[f32]; R]) -> [f32; R] {
             sums[at - whole] += vector[at] * other[at];
         }
     }
-    sums.map(|sums| folded(sums))
+    sums.map(folded)
 }
 
 #[inline(always)]
@@ -226,7 +182,7 @@ fn dots_body(vector: &[f32], rows: &[f32], chosen: &[usize], out: &mut [f32]) {
     }
 }
 
-/// Stamps a safe function that checks lengths and runs the version that `isa` names.
+/// Stamps a safe function that checks lengths and runs the version of the kernels' instruction set.
 macro_rules! dispatched {
     (
         $(#[$meta:meta])*
@@ -234,7 +190,7 @@ macro_rules! dispatched {
         where $check:expr
     ) => {
         $(#[$meta])*
-        pub fn $name $(<$entry: Entry>)? (isa: Isa, $($arg: $type),*) $(-> $out)? {
+        pub fn $name $(<$entry: Entry>)? (kernels: Kernels, $($arg: $type),*) $(-> $out)? {
             assert!($check);
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2")]
@@ -242,15 +198,17 @@ macro_rules! dispatched {
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
             fn avx512 $(<$entry: Entry>)? ($($arg: $type),*) $(-> $out)? { $body($($arg),*) }
-            match isa.0 {
-                Level::Scalar => $body($($arg),*),
-                // SAFETY: an Isa of this level is only made after the CPU was found to have
-                // the features that the callee enables.
+            match kernels.isa() {
+                Isa::Scalar => $body($($arg),*),
+                // SAFETY: Kernels of an instruction set are only had on a CPU that was found
+                // to have the features that the callee enables.
                 #[cfg(target_arch = "x86_64")]
-                Level::Avx2 => unsafe { avx2($($arg),*) },
+                Isa::Avx2 => unsafe { avx2($($arg),*) },
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
-                Level::Avx512 => unsafe { avx512($($arg),*) },
+                Isa::Avx512 => unsafe { avx512($($arg),*) },
+                #[cfg(not(target_arch = "x86_64"))]
+                Isa::Avx2 | Isa::Avx512 => unreachable!("no such kernels on this target"),
             }
         }
     };

@@ -16,7 +16,7 @@ const PANEL: usize = 128;
 /// # Errors
 /// [`Error::Argument`] if `matrix` is not positive definite, [`Error::Interrupted`].
 pub fn solve(matrix: &mut [f64], right: &mut [f64], n: usize, control: &Control) -> Result<()> {
-    assert!(matrix.len() == n * n && n > 0 && right.len() % n == 0);
+    assert!(matrix.len() == n * n && n > 0 && right.len().is_multiple_of(n));
     factor(matrix, n, control)?;
     forward(matrix, right, n, control)?;
     backward(matrix, right, n, control)

@@ -6,12 +6,13 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::blocks::{blocks_for, flat_mut, Block, Isa, BLOCK};
+use super::blocks::{blocks_for, flat_mut, Block, BLOCK};
 use super::csr::Encoded;
 use super::gram::{zeroed_blocks, Gram, Precision, Rows};
 use super::matching::{pursue, Atoms, Workspace};
 use super::{blocks, free, gemm, items, topk};
 use crate::control::Control;
+use crate::kernels::Kernels;
 use crate::{Error, Result};
 
 /// The most nonzeros that a code may have.
@@ -74,7 +75,7 @@ pub struct Encoder {
     atoms: Vec<f32>,
     d: usize,
     gram: Gram,
-    isa: Isa,
+    kernels: Kernels,
 }
 
 impl Encoder {
@@ -101,13 +102,13 @@ impl Encoder {
             atoms,
             d,
             gram,
-            isa: Isa::best(),
+            kernels: Kernels::from_environment()?,
         })
     }
 
     /// The same encoder with another compiled version of its loops: for tests.
-    pub fn with_isa(mut self, isa: Isa) -> Self {
-        self.isa = isa;
+    pub fn with_kernels(mut self, kernels: Kernels) -> Self {
+        self.kernels = kernels;
         self
     }
 
@@ -160,7 +161,7 @@ impl Encoder {
 
     fn check(&self, items: &[f32], options: Options) -> Result<()> {
         let Options { k, method, .. } = options;
-        if items.len() % self.d != 0 {
+        if !items.len().is_multiple_of(self.d) {
             return Err(Error::argument(format!(
                 "{} values are no whole number of rows of {} columns",
                 items.len(),
@@ -225,7 +226,7 @@ impl Encoder {
         Atoms {
             rows: &self.atoms,
             d: self.d,
-            isa: self.isa,
+            kernels: self.kernels,
         }
     }
 
@@ -289,7 +290,7 @@ fn row_span(indptr: &[u64], row: usize) -> Range<usize> {
 }
 
 fn checked_atoms(atoms: &[f32], d: usize) -> Result<(Vec<f32>, Vec<f32>)> {
-    if d == 0 || atoms.is_empty() || atoms.len() % d != 0 {
+    if d == 0 || atoms.is_empty() || !atoms.len().is_multiple_of(d) {
         return Err(Error::argument(format!(
             "a dictionary of {} values in rows of {d}; expected 1 or more whole rows",
             atoms.len()

@@ -50,7 +50,7 @@ pub fn pursue_batch(
         let mut kept = 0;
         for slot in 0..active.len() {
             let row = &correlations[slot * blocks..(slot + 1) * blocks];
-            block_maxima(atoms.isa, row, &mut maxima);
+            block_maxima(atoms.kernels, row, &mut maxima);
             let latent = argmax(row, &maxima);
             let item = &mut active[slot];
             let original = &items[item.position * d..(item.position + 1) * d];
@@ -93,12 +93,12 @@ fn advance(
     item.steps += 1;
     if !item.work.support.contains(&latent) {
         let mut target = [0f32];
-        dots(atoms.isa, original, atoms.rows, &[latent], &mut target);
+        dots(atoms.kernels, original, atoms.rows, &[latent], &mut target);
         item.work.push(atoms, latent, target[0]);
         if item.work.support.len() == k {
             return false;
         }
-        if item.work.support.len() % refit_every == 0 {
+        if item.work.support.len().is_multiple_of(refit_every) {
             residual.copy_from_slice(original);
             let values = item.work.refit.solve();
             for (&latent, &value) in item.work.support.iter().zip(values) {

@@ -7,9 +7,10 @@
 //! Elad, "Efficient implementation of the K-SVD algorithm using batch orthogonal matching
 //! pursuit" (2008).
 
-use super::blocks::{self, flat, Block, Entry, Isa};
+use super::blocks::{self, flat, Block, Entry};
 use super::gram::Rows;
 use super::refit::Refit;
+use crate::kernels::Kernels;
 
 /// A correlation, or a value, at or below this is nothing: items and atoms have unit norm, so
 /// float32 products of a few hundred terms are off by about 1e-7.
@@ -22,8 +23,8 @@ pub struct Atoms<'a> {
     pub rows: &'a [f32],
     /// Width of a row.
     pub d: usize,
-    /// Which version of the loops runs.
-    pub isa: Isa,
+    /// The version of the loops that runs.
+    pub kernels: Kernels,
 }
 
 impl Atoms<'_> {
@@ -36,7 +37,7 @@ impl Atoms<'_> {
     pub fn inner(&self, vector: &[f32], latents: &[usize], out: &mut Vec<f32>) {
         out.clear();
         out.resize(latents.len(), 0.0);
-        blocks::dots(self.isa, vector, self.rows, latents, out);
+        blocks::dots(self.kernels, vector, self.rows, latents, out);
     }
 }
 
@@ -58,12 +59,12 @@ pub struct Workspace {
 
 impl Workspace {
     /// Empties the support and takes on `start` as the correlations.
-    fn begin(&mut self, isa: Isa, start: &[Block<f32>]) {
+    fn begin(&mut self, kernels: Kernels, start: &[Block<f32>]) {
         self.begin_empty();
         self.correlations.clear();
         self.correlations.extend_from_slice(start);
         self.maxima.resize(start.len(), 0);
-        blocks::block_maxima(isa, &self.correlations, &mut self.maxima);
+        blocks::block_maxima(kernels, &self.correlations, &mut self.maxima);
     }
 
     pub(super) fn begin_empty(&mut self) {
@@ -108,7 +109,7 @@ pub fn pursue<E: Entry>(
     refit_every: usize,
     work: &mut Workspace,
 ) {
-    work.begin(atoms.isa, start);
+    work.begin(atoms.kernels, start);
     let mut rows = Vec::with_capacity(k);
     for _ in 0..2 * k {
         let latent = blocks::argmax(&work.correlations, &work.maxima);
@@ -122,7 +123,7 @@ pub fn pursue<E: Entry>(
             if work.support.len() == k {
                 break;
             }
-            if work.support.len() % refit_every == 0 {
+            if work.support.len().is_multiple_of(refit_every) {
                 rows.clear();
                 let values = work.refit.solve();
                 for (&latent, &value) in work.support.iter().zip(values) {
@@ -130,7 +131,7 @@ pub fn pursue<E: Entry>(
                     rows.push((value as f32 * step, row));
                 }
                 blocks::rebuild(
-                    atoms.isa,
+                    atoms.kernels,
                     &mut work.correlations,
                     &mut work.maxima,
                     start,
@@ -143,7 +144,7 @@ pub fn pursue<E: Entry>(
             }
         }
         blocks::subtract(
-            atoms.isa,
+            atoms.kernels,
             &mut work.correlations,
             &mut work.maxima,
             row,

@@ -39,11 +39,11 @@ impl Refit {
         let start = self.factor.len();
         let mut pivot = f64::from(inner_products[size]);
         let mut forward = f64::from(target);
-        for t in 0..size {
+        for (t, &product) in inner_products[..size].iter().enumerate() {
             let row = &self.factor[t * (t + 1) / 2..][..t];
             let new = &self.factor[start..start + t];
             let inner: f64 = row.iter().zip(new).map(|(a, b)| a * b).sum();
-            let entry = (f64::from(inner_products[t]) - inner) * self.inverse_diagonal[t];
+            let entry = (f64::from(product) - inner) * self.inverse_diagonal[t];
             pivot -= entry * entry;
             forward -= entry * self.forward[t];
             self.factor.push(entry);
