@@ -49,8 +49,9 @@ fn eliminate(mut g: Vec<Vec<f64>>, mut b: Vec<f64>) -> (Vec<f64>, f64) {
         smallest = smallest.min(g[i][i]);
         for r in i + 1..n {
             let factor = g[r][i] / g[i][i];
-            for c in i..n {
-                g[r][c] -= factor * g[i][c];
+            let (above, row) = g.split_at_mut(r);
+            for (entry, other) in row[0][i..].iter_mut().zip(&above[i][i..]) {
+                *entry -= factor * other;
             }
             b[r] -= factor * b[i];
         }
@@ -116,10 +117,17 @@ impl Naive {
             margin = margin.min(c[best].abs() - second);
             if !support.contains(&best) {
                 support.push(best);
-                if support.len() == k {
+                let (values, _) = self.least_squares(item, &support);
+                let left = 1.0
+                    - inner(
+                        &values,
+                        &support.iter().map(|&j| start[j]).collect::<Vec<_>>(),
+                    );
+                margin = margin.min((left - 1e-6).abs());
+                if support.len() == k || left <= 1e-6 {
                     break;
                 }
-                if support.len() % refit_every == 0 {
+                if support.len().is_multiple_of(refit_every) {
                     let (values, smallest) = self.least_squares(item, &support);
                     pivot = pivot.min(smallest);
                     c.clone_from(&start);
@@ -285,7 +293,7 @@ fn compare(case: &Case, precision: Precision, method: Method) -> Result<usize, T
         prop_assert_eq!(got, support, "row {}", row);
         for (got, (_, wanted)) in values.iter().zip(&wanted.values) {
             prop_assert!(
-                (f64::from(*got) - wanted).abs() < 1e-5,
+                (f64::from(*got) - wanted).abs() < tolerance,
                 "{} for {}",
                 got,
                 wanted

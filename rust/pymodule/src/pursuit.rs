@@ -11,7 +11,6 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use sparse_retrieval::pursuit::encoder::{Encoder, Method, Options};
 use sparse_retrieval::pursuit::gram::Precision;
-use sparse_retrieval::pursuit::normal::Normal;
 use sparse_retrieval::pursuit::update::Learner;
 
 use crate::error::to_python;
@@ -117,12 +116,6 @@ impl DictionaryRound {
             encoder: encoder.core.clone(),
             learner: Some(learner),
         })
-    }
-
-    /// Bytes that the sums of a round take.
-    #[staticmethod]
-    fn memory_bytes(n_atoms: usize, d: usize) -> u64 {
-        Normal::bytes(n_atoms, d)
     }
 
     /// Encodes a batch by pursuit and adds it to the round's sums.

@@ -95,7 +95,7 @@ fn advance(
         let mut target = [0f32];
         dots(atoms.kernels, original, atoms.rows, &[latent], &mut target);
         item.work.push(atoms, latent, target[0]);
-        if item.work.support.len() == k {
+        if item.work.is_done(k) {
             return false;
         }
         if item.work.support.len().is_multiple_of(refit_every) {

@@ -16,6 +16,10 @@ use crate::kernels::Kernels;
 /// float32 products of a few hundred terms are off by about 1e-7.
 pub const NOTHING: f32 = 1e-6;
 
+/// A residual of at most this squared norm is nothing left: float32 inner products are off by
+/// about 1e-7, and so is the residual's squared norm that follows from them.
+pub const RECONSTRUCTED: f64 = 1e-6;
+
 /// The atoms, row-major (s, d), with the compiled loops that serve this CPU.
 #[derive(Clone, Copy)]
 pub struct Atoms<'a> {
@@ -81,6 +85,11 @@ impl Workspace {
         self.refit.push(target, &self.inner);
     }
 
+    /// Whether the support is full, or its atoms leave nothing of the item.
+    pub(super) fn is_done(&self, k: usize) -> bool {
+        self.support.len() == k || 1.0 - self.refit.explained() <= RECONSTRUCTED
+    }
+
     /// Fits the values on the support and keeps those that are something as entries.
     pub(super) fn finish(&mut self) {
         let values = self.refit.solve();
@@ -120,7 +129,7 @@ pub fn pursue<E: Entry>(
         let (step, row) = gram.row(latent);
         if !work.support.contains(&latent) {
             work.push(atoms, latent, flat(start)[latent]);
-            if work.support.len() == k {
+            if work.is_done(k) {
                 break;
             }
             if work.support.len().is_multiple_of(refit_every) {

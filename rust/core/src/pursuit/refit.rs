@@ -19,6 +19,7 @@ pub struct Refit {
     /// Forward solution L y = targets: known once an atom is in, since rows above never change.
     forward: Vec<f64>,
     values: Vec<f64>,
+    explained: f64,
 }
 
 impl Refit {
@@ -29,6 +30,7 @@ impl Refit {
         self.targets.clear();
         self.forward.clear();
         self.values.clear();
+        self.explained = 0.0;
     }
 
     /// Adds an atom: its inner product with the item, and those with each atom of the support
@@ -53,6 +55,7 @@ impl Refit {
         self.inverse_diagonal.push(1.0 / diagonal);
         self.targets.push(f64::from(target));
         self.forward.push(forward / diagonal);
+        self.explained += (forward / diagonal).powi(2);
     }
 
     /// The values that minimise the residual over all atoms pushed so far, in their order.
@@ -69,11 +72,10 @@ impl Refit {
         &self.values
     }
 
-    /// Squared norm of what the last solution explains: for a unit item the residual has
-    /// squared norm 1 minus this.
+    /// Squared norm of what the support explains of the item when its values are fitted: for a
+    /// unit item the residual has squared norm 1 minus this. It needs no solution: the forward
+    /// solution's squared norm is it.
     pub fn explained(&self) -> f64 {
-        (self.values.iter().zip(&self.targets))
-            .map(|(value, target)| value * target)
-            .sum()
+        self.explained
     }
 }
