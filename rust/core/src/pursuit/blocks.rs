@@ -141,45 +141,79 @@ fn folded(sums: [f32; LANES]) -> f32 {
     (four[0] + four[2]) + (four[1] + four[3])
 }
 
-/// Inner products of `vector` with `R` others at once, so that their sums wait for memory and
-/// for additions together.
+/// `sums + a * b`, lane by lane.
 #[inline(always)]
-fn dots_of<const R: usize>(vector: &[f32], others: [&[f32]; R]) -> [f32; R] {
-    let d = vector.len();
-    let whole = d - d % LANES;
-    let others = others.map(|other| &other[..d]);
-    let mut sums = [[0f32; LANES]; R];
-    for at in (0..whole).step_by(LANES) {
-        let mine = &vector[at..at + LANES];
-        for (sums, other) in sums.iter_mut().zip(&others) {
-            let theirs = &other[at..at + LANES];
-            for lane in 0..LANES {
-                sums[lane] += mine[lane] * theirs[lane];
+fn added(mut sums: [f32; LANES], a: &[f32; LANES], b: &[f32; LANES]) -> [f32; LANES] {
+    for lane in 0..LANES {
+        sums[lane] += a[lane] * b[lane];
+    }
+    sums
+}
+
+/// Inner products of four vectors with two others: each number read serves several products,
+/// and their sums wait for additions together.
+///
+/// The eight sums are variables of their own: as an array of arrays the compiler kept them in
+/// memory, and this took five times as long.
+#[inline(always)]
+fn dots_of(a: [&[f32]; 4], b: [&[f32]; 2]) -> [[f32; 2]; 4] {
+    let [a0, a1, a2, a3] = a.map(|row| row.as_chunks::<LANES>());
+    let [b0, b1] = b.map(|row| row.as_chunks::<LANES>());
+    let zero = [0f32; LANES];
+    let (mut s00, mut s01, mut s10, mut s11) = (zero, zero, zero, zero);
+    let (mut s20, mut s21, mut s30, mut s31) = (zero, zero, zero, zero);
+    for (((((a0, a1), a2), a3), b0), b1) in (a0.0.iter().zip(a1.0).zip(a2.0).zip(a3.0))
+        .zip(b0.0)
+        .zip(b1.0)
+    {
+        s00 = added(s00, a0, b0);
+        s01 = added(s01, a0, b1);
+        s10 = added(s10, a1, b0);
+        s11 = added(s11, a1, b1);
+        s20 = added(s20, a2, b0);
+        s21 = added(s21, a2, b1);
+        s30 = added(s30, a3, b0);
+        s31 = added(s31, a3, b1);
+    }
+    let rest = |sums: [f32; LANES], a: &[f32], b: &[f32]| {
+        let mut sums = sums;
+        for (lane, (a, b)) in a.iter().zip(b).enumerate() {
+            sums[lane] += a * b;
+        }
+        folded(sums)
+    };
+    [
+        [rest(s00, a0.1, b0.1), rest(s01, a0.1, b1.1)],
+        [rest(s10, a1.1, b0.1), rest(s11, a1.1, b1.1)],
+        [rest(s20, a2.1, b0.1), rest(s21, a2.1, b1.1)],
+        [rest(s30, a3.1, b0.1), rest(s31, a3.1, b1.1)],
+    ]
+}
+
+/// Rows and columns of a tile of inner products: 8 sums, which AVX2 holds in 8 registers.
+const TILE: (usize, usize) = (4, 2);
+
+#[inline(always)]
+fn inner_products_body(rows: &[f32], d: usize, support: &[usize], new: usize, out: &mut [f32]) {
+    let size = support.len();
+    let row = |t: usize| &rows[support[t] * d..][..d];
+    for i in (new..size).step_by(TILE.0) {
+        let high = TILE.0.min(size - i);
+        // beyond the last atom a tile repeats it, and what it gives there is not kept
+        let a: [&[f32]; TILE.0] = std::array::from_fn(|r| row((i + r).min(size - 1)));
+        for j in (0..i + high).step_by(TILE.1) {
+            let wide = TILE.1.min(size - j);
+            let b: [&[f32]; TILE.1] = std::array::from_fn(|c| row((j + c).min(size - 1)));
+            for (r, products) in dots_of(a, b).iter().take(high).enumerate() {
+                out[(i + r - new) * size + j..][..wide].copy_from_slice(&products[..wide]);
             }
         }
     }
-    for at in whole..d {
-        for (sums, other) in sums.iter_mut().zip(&others) {
-            sums[at - whole] += vector[at] * other[at];
-        }
-    }
-    sums.map(folded)
 }
 
 #[inline(always)]
-fn dots_body(vector: &[f32], rows: &[f32], chosen: &[usize], out: &mut [f32]) {
-    let d = vector.len();
-    let row = |latent: usize| &rows[latent * d..(latent + 1) * d];
-    let fours = chosen.chunks_exact(4);
-    let rest = fours.remainder();
-    let (out_fours, out_rest) = out.split_at_mut(chosen.len() - rest.len());
-    for (four, out) in fours.zip(out_fours.chunks_exact_mut(4)) {
-        let others = [row(four[0]), row(four[1]), row(four[2]), row(four[3])];
-        out.copy_from_slice(&dots_of(vector, others));
-    }
-    for (&latent, out) in rest.iter().zip(out_rest) {
-        [*out] = dots_of(vector, [row(latent)]);
-    }
+fn dot_body(a: &[f32], b: &[f32]) -> f32 {
+    dots_of([a; 4], [b; 2])[0][0]
 }
 
 /// Stamps a safe function that checks lengths and runs the version of the kernels' instruction set.
@@ -246,10 +280,41 @@ dispatched! {
 }
 
 dispatched! {
-    /// `out[i]` = inner product of `vector` and row `chosen[i]` of row-major `rows`, summed in
-    /// an order that no CPU changes.
-    dots = dots_body(vector: &[f32], rows: &[f32], chosen: &[usize], out: &mut [f32])
-    where out.len() == chosen.len()
+    /// Inner products of the support's atoms from `new` on with all up to themselves:
+    /// `out[(i - new) * support.len() + j]` is that of atoms `support[i]` and `support[j]`, for
+    /// `j <= i`. Each is summed in an order that no CPU and no neighbour in the list changes.
+    inner_products = inner_products_body(
+        rows: &[f32],
+        d: usize,
+        support: &[usize],
+        new: usize,
+        out: &mut [f32],
+    )
+    where new <= support.len() && out.len() == (support.len() - new) * support.len()
+}
+
+dispatched! {
+    /// Inner product of two vectors, summed in the same order.
+    dot = dot_body(a: &[f32], b: &[f32]) -> f32
+    where a.len() == b.len()
+}
+
+/// Asks for a row before it is needed. Where a row is in the shared cache, fetching it one line
+/// after another took more than half of the time of [`subtract`].
+#[inline(always)]
+pub fn prefetch<E>(row: &[Block<E>]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in row {
+        use std::arch::x86_64::{_mm_prefetch, _MM_HINT_T0};
+        let start = std::ptr::from_ref(line).cast::<i8>();
+        for offset in (0..size_of::<Block<E>>()).step_by(64) {
+            // SAFETY: a prefetch is a hint: it reads nothing and faults at no address, and
+            // this one is inside the block.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(start.add(offset)) };
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = row;
 }
 
 /// The latent of largest magnitude, the lower one on a tie, given each block's largest.

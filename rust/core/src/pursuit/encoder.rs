@@ -70,6 +70,14 @@ pub struct Options {
     pub first_row: u64,
 }
 
+/// What a thread keeps from one chunk to the next: fresh pages for the correlations cost a tenth
+/// of encoding.
+#[derive(Default)]
+struct Scratch {
+    starts: Vec<Block<f32>>,
+    work: Workspace,
+}
+
 /// A dictionary ready to encode.
 pub struct Encoder {
     atoms: Vec<f32>,
@@ -144,12 +152,12 @@ impl Encoder {
         let chunks: Vec<Encoded> = items
             .par_chunks((chunk * self.d).max(1))
             .enumerate()
-            .map(|(i, rows)| {
+            .map_init(Scratch::default, |scratch, (i, rows)| {
                 let options = Options {
                     first_row: options.first_row + (i * chunk) as u64,
                     ..options
                 };
-                self.encode_chunk(rows, options, control)
+                self.encode_chunk(rows, options, scratch, control)
             })
             .collect::<Result<_>>()?;
         let mut all = Encoded::empty();
@@ -184,29 +192,35 @@ impl Encoder {
     /// Rows that go through one matrix product: few enough that their correlations take 8 MB
     /// and that every thread gets some, many enough that packing the atoms costs little.
     fn chunk_rows(&self, n: usize) -> usize {
-        let by_memory = (2 << 20) / (blocks_for(self.len()) * BLOCK);
+        let by_memory = (4 << 20) / (blocks_for(self.len()) * BLOCK);
         let by_threads = n.div_ceil(rayon::current_num_threads());
-        by_memory.clamp(16, 512).min(by_threads).max(1)
+        by_memory.clamp(16, 1024).min(by_threads).max(1)
     }
 
-    fn encode_chunk(&self, rows: &[f32], options: Options, control: &Control) -> Result<Encoded> {
+    fn encode_chunk(
+        &self,
+        rows: &[f32],
+        options: Options,
+        scratch: &mut Scratch,
+        control: &Control,
+    ) -> Result<Encoded> {
         control.check()?;
         let (unit, norms) = items::normalised(rows, self.d, options.first_row, "the items")?;
         let mut encoded = match (&self.gram, options.method) {
             (_, Method::TopK { refit }) => {
                 let mut order = Vec::new();
-                self.each(&unit, control, |start, work| {
+                self.each(&unit, scratch, control, |start, work| {
                     topk::project(self.view(), start, options.k, refit, &mut order, work);
                 })?
             }
             (Gram::Float32(gram), Method::Pursuit { refit_every }) => {
-                self.pursue_each(gram, &unit, options.k, refit_every, control)?
+                self.pursue_each(gram, &unit, (options.k, refit_every), scratch, control)?
             }
             (Gram::Int16(gram), Method::Pursuit { refit_every }) => {
-                self.pursue_each(gram, &unit, options.k, refit_every, control)?
+                self.pursue_each(gram, &unit, (options.k, refit_every), scratch, control)?
             }
             (Gram::Int8(gram), Method::Pursuit { refit_every }) => {
-                self.pursue_each(gram, &unit, options.k, refit_every, control)?
+                self.pursue_each(gram, &unit, (options.k, refit_every), scratch, control)?
             }
             (Gram::Free, Method::Pursuit { refit_every }) => {
                 self.pursue_free(&unit, options.k, refit_every, control)?
@@ -234,11 +248,11 @@ impl Encoder {
         &self,
         gram: &Rows<E>,
         unit: &[f32],
-        k: usize,
-        refit_every: usize,
+        (k, refit_every): (usize, usize),
+        scratch: &mut Scratch,
         control: &Control,
     ) -> Result<Encoded> {
-        self.each(unit, control, |start, work| {
+        self.each(unit, scratch, control, |start, work| {
             pursue(self.view(), gram, start, k, refit_every, work);
         })
     }
@@ -247,18 +261,24 @@ impl Encoder {
     fn each(
         &self,
         unit: &[f32],
+        scratch: &mut Scratch,
         control: &Control,
         mut one: impl FnMut(&[Block<f32>], &mut Workspace),
     ) -> Result<Encoded> {
         let blocks = blocks_for(self.len());
-        let mut starts = zeroed_blocks(unit.len() / self.d * blocks)?;
-        let out = flat_mut(&mut starts);
+        let Scratch { starts, work } = scratch;
+        let length = unit.len() / self.d * blocks;
+        if starts.len() < length {
+            *starts = zeroed_blocks(length)?;
+        }
+        // the padding between rows is never written, so it stays zero
+        let starts = &mut starts[..length];
+        let out = flat_mut(starts);
         gemm::rows_by_rows(unit, &self.atoms, self.d, out, blocks * BLOCK);
-        let mut work = Workspace::default();
         let mut encoded = Encoded::empty();
         for start in starts.chunks_exact(blocks) {
             control.check()?;
-            one(start, &mut work);
+            one(start, work);
             encoded.push(&mut work.entries, work.cosine as f32);
             control.advance(1);
         }

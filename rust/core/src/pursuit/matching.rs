@@ -36,13 +36,6 @@ impl Atoms<'_> {
     pub fn row(&self, latent: usize) -> &[f32] {
         &self.rows[latent * self.d..(latent + 1) * self.d]
     }
-
-    /// Inner products of `vector` with the atoms `latents`, into `out`.
-    pub fn inner(&self, vector: &[f32], latents: &[usize], out: &mut Vec<f32>) {
-        out.clear();
-        out.resize(latents.len(), 0.0);
-        blocks::dots(self.kernels, vector, self.rows, latents, out);
-    }
 }
 
 /// What one thread needs to encode items one after another without allocating.
@@ -52,9 +45,11 @@ pub struct Workspace {
     pub(super) maxima: Vec<u32>,
     /// Chosen latents in the order they were chosen.
     pub(super) support: Vec<usize>,
+    /// Inner products of the item and each of `support`.
+    targets: Vec<f32>,
+    /// Over the atoms of `support` that were settled.
     pub(super) refit: Refit,
-    /// Inner products of the atom last chosen with the support, itself last.
-    inner: Vec<f32>,
+    inner_products: Vec<f32>,
     /// The item's entries once it is done.
     pub entries: Vec<(u32, f32)>,
     /// Cosine of the item and its decoded code.
@@ -73,24 +68,44 @@ impl Workspace {
 
     pub(super) fn begin_empty(&mut self) {
         self.support.clear();
+        self.targets.clear();
         self.refit.clear();
         self.entries.clear();
         self.cosine = 0.0;
     }
 
-    /// Takes `latent` into the support, with exact inner products of the atoms.
-    pub(super) fn push(&mut self, atoms: Atoms, latent: usize, target: f32) {
+    /// Takes `latent` into the support.
+    pub(super) fn choose(&mut self, latent: usize, target: f32) {
         self.support.push(latent);
-        atoms.inner(atoms.row(latent), &self.support, &mut self.inner);
-        self.refit.push(target, &self.inner);
+        self.targets.push(target);
     }
 
-    /// Whether the support is full, or its atoms leave nothing of the item.
-    pub(super) fn is_done(&self, k: usize) -> bool {
-        self.support.len() == k || 1.0 - self.refit.explained() <= RECONSTRUCTED
+    /// Brings the refit up to the support, with exact inner products of the atoms; true if
+    /// nothing is left of the item. Atoms chosen after nothing was left leave the support.
+    pub(super) fn settle(&mut self, atoms: Atoms) -> bool {
+        let (size, new) = (self.support.len(), self.refit.len());
+        self.inner_products.resize((size - new) * size, 0.0);
+        blocks::inner_products(
+            atoms.kernels,
+            atoms.rows,
+            atoms.d,
+            &self.support,
+            new,
+            &mut self.inner_products,
+        );
+        for t in new..size {
+            let products = &self.inner_products[(t - new) * size..][..t + 1];
+            self.refit.push(self.targets[t], products);
+            if 1.0 - self.refit.explained() <= RECONSTRUCTED {
+                self.support.truncate(t + 1);
+                self.targets.truncate(t + 1);
+                return true;
+            }
+        }
+        false
     }
 
-    /// Fits the values on the support and keeps those that are something as entries.
+    /// Fits the values on the settled support and keeps those that are something as entries.
     pub(super) fn finish(&mut self) {
         let values = self.refit.solve();
         self.entries.extend(
@@ -127,12 +142,16 @@ pub fn pursue<E: Entry>(
             break;
         }
         let (step, row) = gram.row(latent);
+        blocks::prefetch(row);
         if !work.support.contains(&latent) {
-            work.push(atoms, latent, flat(start)[latent]);
-            if work.is_done(k) {
+            work.choose(latent, flat(start)[latent]);
+            if work.support.len() == k {
                 break;
             }
             if work.support.len().is_multiple_of(refit_every) {
+                if work.settle(atoms) {
+                    break;
+                }
                 rows.clear();
                 let values = work.refit.solve();
                 for (&latent, &value) in work.support.iter().zip(values) {
@@ -161,5 +180,6 @@ pub fn pursue<E: Entry>(
         );
         blocks::clear(&mut work.correlations, &mut work.maxima, latent);
     }
+    work.settle(atoms);
     work.finish();
 }

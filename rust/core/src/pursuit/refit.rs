@@ -33,6 +33,16 @@ impl Refit {
         self.explained = 0.0;
     }
 
+    /// Atoms in the support.
+    pub fn len(&self) -> usize {
+        self.targets.len()
+    }
+
+    /// Whether the support has none.
+    pub fn is_empty(&self) -> bool {
+        self.targets.is_empty()
+    }
+
     /// Adds an atom: its inner product with the item, and those with each atom of the support
     /// in order, the last one being itself.
     pub fn push(&mut self, target: f32, inner_products: &[f32]) {

@@ -28,8 +28,9 @@ pub fn project(
     order.retain(|&latent| magnitude(latent) > NOTHING);
     if refit {
         for &latent in order.iter() {
-            work.push(atoms, latent as usize, start[latent as usize]);
+            work.choose(latent as usize, start[latent as usize]);
         }
+        work.settle(atoms);
         work.finish();
         return;
     }
