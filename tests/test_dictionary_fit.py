@@ -107,10 +107,20 @@ def test_a_mean_is_subtracted_and_comes_back_when_decoded(tmp_path):
         learnt.encode(x, k=4, normalise=False)
 
 
+def test_momentum_learns_faster():
+    x, _ = sparse_mixtures(3000)
+    plain = sr.Dictionary.fit(x, 64, k=3, rounds=8, momentum=0)
+    fast = sr.Dictionary.fit(x, 64, k=3, rounds=8)
+    assert fast.history[-1].cosine > plain.history[-1].cosine
+    # the first two rounds have no step behind them
+    assert fast.history[1].cosine == plain.history[1].cosine
+
+
 def test_refine_continues_from_the_atoms():
     x, _ = sparse_mixtures(1000)
-    straight = sr.Dictionary.fit(x, 64, k=3, rounds=5)
-    resumed = sr.Dictionary.fit(x, 64, k=3, rounds=2).refine(x, rounds=3, k=3)
+    straight = sr.Dictionary.fit(x, 64, k=3, rounds=5, momentum=0)
+    start = sr.Dictionary.fit(x, 64, k=3, rounds=2, momentum=0)
+    resumed = start.refine(x, rounds=3, k=3, momentum=0)
     np.testing.assert_array_equal(resumed.atoms, straight.atoms)
     with pytest.raises(TypeError, match="refine keeps the dictionary's n_atoms"):
         straight.refine(x, n_atoms=12)

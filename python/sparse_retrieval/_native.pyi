@@ -149,6 +149,11 @@ class Index:
     def dictionary(self) -> npt.NDArray[np.float32] | None:
         """The atoms, shape (s, d), or None; a copy."""
 
+def extrapolated_atoms(
+    atoms: npt.NDArray[np.float32], previous: npt.NDArray[np.float32], *, momentum: float
+) -> npt.NDArray[np.float32]:
+    """Unit atoms, ``momentum`` times the last round's step beyond ``atoms``, shape (s, d)."""
+
 @final
 class PursuitEncoder:
     """A dictionary's atoms with their Gram matrix, ready to encode."""

@@ -29,6 +29,9 @@ BATCH_ROWS = 8192
 #: Share of mean(diag(A^T A)) that holds an atom where it was (see `learn`).
 REGULARISATION = 0.01
 
+#: How far beyond its solution a round steps, in units of the step it took (see `learn`).
+MOMENTUM = 0.8
+
 
 @dataclass(frozen=True)
 class FitRound:
@@ -166,6 +169,7 @@ def learn(
     initial: npt.NDArray[np.float32] | None = None,
     mean: npt.NDArray[np.float32] | None = None,
     regularisation: float = REGULARISATION,
+    momentum: float = MOMENTUM,
     gram: str = "int8",
     memory_limit_bytes: int | None = None,
     progress: Progress | None = None,
@@ -177,7 +181,9 @@ def learn(
     W <- normalise((A^T A + l I)^-1 (A^T X + l W)) with l = `regularisation` times the mean of
     A^T A's diagonal. The sums A^T A (s x s) and A^T X (s x d) are gathered batch by batch in
     double precision: 8 s (s + d) bytes, whatever n. Unused atoms, and those within cosine .99 of
-    one that more rows use, become the residuals of the worst reconstructed rows.
+    one that more rows use, become the residuals of the worst reconstructed rows. The next round
+    starts `momentum` times the last step beyond the solution (Nesterov's extrapolation), from the
+    solution itself after a round whose cosine fell.
 
     Parameters
     ----------
@@ -199,7 +205,7 @@ def learn(
             n_atoms = default_atoms(len(rows))
         initial = _draw(x, rows, as_count(n_atoms, "n_atoms", most=65_536), mean, rng)
     limit = default_memory_limit() if memory_limit_bytes is None else memory_limit_bytes
-    atoms, reports = initial, []
+    atoms, previous, reports = initial, None, []
     work = (len(rows) + len(held_rows)) * rounds
     for number in range(rounds):
         began = time.perf_counter()
@@ -222,7 +228,13 @@ def learn(
                 progress=_shifted(progress, done, work),
             )
             done += len(batch)
-        atoms, report = current.finish(regularisation=regularisation, threads=threads)
+        solved, report = current.finish(regularisation=regularisation, threads=threads)
+        if reports and report["cosine"] < reports[-1].cosine:
+            previous = None  # it stepped too far: on from here without a run-up
+        atoms = solved
+        if previous is not None and momentum:
+            atoms = _native.extrapolated_atoms(solved, previous, momentum=momentum)
+        previous = solved
         reports.append(
             FitRound(
                 cosine=report["cosine"],

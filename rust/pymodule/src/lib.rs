@@ -47,6 +47,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(build_info, module)?)?;
     module.add_function(wrap_pyfunction!(codes::canonical_codes, module)?)?;
     module.add_class::<index::Index>()?;
+    module.add_function(wrap_pyfunction!(pursuit::extrapolated_atoms, module)?)?;
     module.add_class::<pursuit::DictionaryRound>()?;
     module.add_class::<pursuit::PursuitEncoder>()?;
     Ok(())

@@ -11,7 +11,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use sparse_retrieval::pursuit::encoder::{Encoder, Method, Options};
 use sparse_retrieval::pursuit::gram::Precision;
-use sparse_retrieval::pursuit::update::Learner;
+use sparse_retrieval::pursuit::update::{extrapolated, Learner};
 
 use crate::error::to_python;
 use crate::gate::gate;
@@ -97,6 +97,25 @@ impl PursuitEncoder {
         }
         Ok(x.as_slice()?.to_vec())
     }
+}
+
+/// Atoms one step further in the direction of the last round.
+#[pyfunction]
+#[pyo3(signature = (atoms, previous, *, momentum))]
+pub fn extrapolated_atoms<'py>(
+    py: Python<'py>,
+    atoms: PyReadonlyArray2<'py, f32>,
+    previous: PyReadonlyArray2<'py, f32>,
+    momentum: f32,
+) -> PyResult<Bound<'py, PyArray2<f32>>> {
+    let shape = atoms.as_array().dim();
+    if previous.as_array().dim() != shape {
+        return Err(PyValueError::new_err(
+            "atoms and previous differ in shape; expected those of two rounds",
+        ));
+    }
+    let next = extrapolated(atoms.as_slice()?, previous.as_slice()?, shape.1, momentum);
+    next.into_pyarray(py).reshape([shape.0, shape.1])
 }
 
 /// One round of learning a dictionary: batches are added, then the atoms are solved for.

@@ -189,7 +189,7 @@ impl Encoder {
         Ok(())
     }
 
-    /// Rows that go through one matrix product: few enough that their correlations take 8 MB
+    /// Rows that go through one matrix product: few enough that their correlations take 16 MB
     /// and that every thread gets some, many enough that packing the atoms costs little.
     fn chunk_rows(&self, n: usize) -> usize {
         let by_memory = (4 << 20) / (blocks_for(self.len()) * BLOCK);
