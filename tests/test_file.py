@@ -177,9 +177,7 @@ def test_a_damaged_section_is_named_with_its_offset_and_both_checksums(saved):
     data[rows["offset"]] ^= 1
     saved.write_bytes(data)
     index = sr.SparseIndex.open(saved)  # opening reads the header only
-    expected = (
-        rf"section `rows` at byte {rows['offset']}: checksum \w+, header says {rows['checksum']}"
-    )
+    expected = rf"section `rows` at byte {rows['offset']}: checksum \w+, header says {rows['checksum']}"
     with pytest.raises(sr.IndexFormatError, match=expected):
         index.verify()
 

@@ -205,7 +205,8 @@ def learn(
             n_atoms = default_atoms(len(rows))
         initial = _draw(x, rows, as_count(n_atoms, "n_atoms", most=65_536), mean, rng)
     limit = default_memory_limit() if memory_limit_bytes is None else memory_limit_bytes
-    atoms, previous, reports = initial, None, []
+    atoms, previous = initial, None
+    reports: list[FitRound] = []
     work = (len(rows) + len(held_rows)) * rounds
     for number in range(rounds):
         began = time.perf_counter()
