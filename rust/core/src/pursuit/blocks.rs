@@ -216,6 +216,32 @@ fn dot_body(a: &[f32], b: &[f32]) -> f32 {
     dots_of([a; 4], [b; 2])[0][0]
 }
 
+#[inline(always)]
+fn argmax_body(correlations: &[Block<f32>], maxima: &[u32]) -> usize {
+    let mut largest = 0;
+    for &maximum in maxima {
+        largest = largest.max(maximum);
+    }
+    let block = (maxima.iter().position(|&maximum| maximum == largest)).unwrap_or(0);
+    // from the last to the first, without a branch: the lowest latent stays
+    let mut within = 0;
+    for (latent, value) in correlations[block].0.iter().enumerate().rev() {
+        if value.to_bits() & 0x7fff_ffff == largest {
+            within = latent;
+        }
+    }
+    block * BLOCK + within
+}
+
+#[inline(always)]
+fn clear_body(correlations: &mut [Block<f32>], maxima: &mut [u32], latents: &[usize]) {
+    for &latent in latents {
+        let block = &mut correlations[latent / BLOCK];
+        block.0[latent % BLOCK] = 0.0;
+        maxima[latent / BLOCK] = largest(block);
+    }
+}
+
 /// Stamps a safe function that checks lengths and runs the version of the kernels' instruction set.
 macro_rules! dispatched {
     (
@@ -299,6 +325,18 @@ dispatched! {
     where a.len() == b.len()
 }
 
+dispatched! {
+    /// The latent of largest magnitude, the lower one on a tie, given each block's largest.
+    argmax = argmax_body(correlations: &[Block<f32>], maxima: &[u32]) -> usize
+    where !maxima.is_empty() && correlations.len() == maxima.len()
+}
+
+dispatched! {
+    /// Sets the latents' correlations to zero and mends their blocks' maxima.
+    clear = clear_body(correlations: &mut [Block<f32>], maxima: &mut [u32], latents: &[usize])
+    where correlations.len() == maxima.len()
+}
+
 /// Asks for a row before it is needed. Where a row is in the shared cache, fetching it one line
 /// after another took more than half of the time of [`subtract`].
 #[inline(always)]
@@ -315,25 +353,4 @@ pub fn prefetch<E>(row: &[Block<E>]) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = row;
-}
-
-/// The latent of largest magnitude, the lower one on a tie, given each block's largest.
-pub fn argmax(correlations: &[Block<f32>], maxima: &[u32]) -> usize {
-    let (mut block, mut largest) = (0, 0);
-    for (b, &maximum) in maxima.iter().enumerate() {
-        if maximum > largest {
-            (block, largest) = (b, maximum);
-        }
-    }
-    let within = (correlations[block].0.iter())
-        .position(|value| value.to_bits() & 0x7fff_ffff == largest)
-        .unwrap_or(0);
-    block * BLOCK + within
-}
-
-/// Sets one latent's correlation to zero and mends its block's maximum.
-pub fn clear(correlations: &mut [Block<f32>], maxima: &mut [u32], latent: usize) {
-    let block = &mut correlations[latent / BLOCK];
-    block.0[latent % BLOCK] = 0.0;
-    maxima[latent / BLOCK] = largest(block);
 }

@@ -51,7 +51,7 @@ pub fn pursue_batch(
         for slot in 0..active.len() {
             let row = &correlations[slot * blocks..(slot + 1) * blocks];
             block_maxima(atoms.kernels, row, &mut maxima);
-            let latent = argmax(row, &maxima);
+            let latent = argmax(atoms.kernels, row, &maxima);
             let item = &mut active[slot];
             let original = &items[item.position * d..(item.position + 1) * d];
             let residual = &mut residuals[slot * d..(slot + 1) * d];

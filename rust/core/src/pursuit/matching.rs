@@ -136,7 +136,7 @@ pub fn pursue<E: Entry>(
     work.begin(atoms.kernels, start);
     let mut rows = Vec::with_capacity(k);
     for _ in 0..2 * k {
-        let latent = blocks::argmax(&work.correlations, &work.maxima);
+        let latent = blocks::argmax(atoms.kernels, &work.correlations, &work.maxima);
         let correlation = flat(&work.correlations)[latent];
         if correlation.abs() <= NOTHING {
             break;
@@ -165,9 +165,12 @@ pub fn pursue<E: Entry>(
                     start,
                     &rows,
                 );
-                for &latent in &work.support {
-                    blocks::clear(&mut work.correlations, &mut work.maxima, latent);
-                }
+                blocks::clear(
+                    atoms.kernels,
+                    &mut work.correlations,
+                    &mut work.maxima,
+                    &work.support,
+                );
                 continue;
             }
         }
@@ -178,7 +181,12 @@ pub fn pursue<E: Entry>(
             row,
             correlation * step,
         );
-        blocks::clear(&mut work.correlations, &mut work.maxima, latent);
+        blocks::clear(
+            atoms.kernels,
+            &mut work.correlations,
+            &mut work.maxima,
+            &[latent],
+        );
     }
     work.settle(atoms);
     work.finish();
