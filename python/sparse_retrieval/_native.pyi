@@ -161,3 +161,62 @@ class Index:
     @property
     def dictionary(self) -> npt.NDArray[np.float32] | None:
         """The atoms, shape (s, d), or None; a copy."""
+
+def extrapolated_atoms(
+    atoms: npt.NDArray[np.float32], previous: npt.NDArray[np.float32], *, momentum: float
+) -> npt.NDArray[np.float32]:
+    """Unit atoms, ``momentum`` times the last round's step beyond ``atoms``, shape (s, d)."""
+
+@final
+class PursuitEncoder:
+    """A dictionary's atoms with their Gram matrix, ready to encode."""
+
+    def __new__(
+        cls,
+        atoms: npt.NDArray[np.float32],
+        *,
+        gram: str,
+        memory_limit_bytes: int,
+        threads: int | None,
+    ) -> PursuitEncoder:
+        """Scale the atoms (s, d) to unit norm and build the Gram matrix."""
+    def encode(
+        self,
+        x: npt.NDArray[np.float32],
+        *,
+        k: int,
+        method: str,
+        refit_every: int,
+        normalise: bool,
+        first_row: int,
+        threads: int | None,
+        progress: Callable[[int], object] | None,
+    ) -> tuple[
+        npt.NDArray[np.uint64],
+        npt.NDArray[np.uint32],
+        npt.NDArray[np.float32],
+        npt.NDArray[np.float32],
+    ]:
+        """Encode rows (n, d): indptr, latents, values, and each row's reconstruction cosine."""
+
+@final
+class DictionaryRound:
+    """One round of learning: batches are added, then the atoms are solved for."""
+
+    def __new__(cls, encoder: PursuitEncoder, *, memory_limit_bytes: int) -> DictionaryRound:
+        """Begin a round over no rows."""
+    def add(
+        self,
+        x: npt.NDArray[np.float32],
+        *,
+        k: int,
+        refit_every: int,
+        first_row: int,
+        threads: int | None,
+        progress: Callable[[int], object] | None,
+    ) -> None:
+        """Encode rows (n, d) by pursuit and add them to the sums."""
+    def finish(
+        self, *, regularisation: float, threads: int | None
+    ) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
+        """New atoms (s, d) and a report: cosine, items, usage, unused, duplicates."""

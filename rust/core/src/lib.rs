@@ -10,6 +10,7 @@
 //! * [`search`]: a query becomes weights, weights become scores, scores become a top k.
 //! * [`format`](mod@format): the `.sridx` file: writer, reader, verification.
 //! * [`codes`]: validation of codes and the packing of rows.
+//! * [`pursuit`]: items become codes, and dictionaries are learnt.
 //! * [`kernels`]: the hot loops, one table of functions an instruction set, chosen once.
 //! * [`control`], [`threads`], [`error`]: cancellation and progress, thread pools, errors.
 //!
@@ -26,6 +27,7 @@ pub mod error;
 pub mod format;
 pub mod index;
 pub mod kernels;
+pub mod pursuit;
 pub mod search;
 pub mod threads;
 

@@ -9,6 +9,7 @@ mod codes;
 mod error;
 mod gate;
 mod index;
+mod pursuit;
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -46,5 +47,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(build_info, module)?)?;
     module.add_function(wrap_pyfunction!(codes::canonical_codes, module)?)?;
     module.add_class::<index::Index>()?;
+    module.add_function(wrap_pyfunction!(pursuit::extrapolated_atoms, module)?)?;
+    module.add_class::<pursuit::DictionaryRound>()?;
+    module.add_class::<pursuit::PursuitEncoder>()?;
     Ok(())
 }
