@@ -1,0 +1,111 @@
+"""``sparse-retrieval eval``: recall, bytes and time of an index, against exact search."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from sparse_retrieval.cli._errors import USAGE, CommandError
+from sparse_retrieval.cli._files import read_ids, read_matrix
+from sparse_retrieval.cli._options import IndexFile, Threads
+from sparse_retrieval.cli._queries import read_queries
+from sparse_retrieval.cli.build import Mode
+from sparse_retrieval.evaluate import Report, evaluate_index, exact_top_k
+
+
+class Format(str, Enum):
+    """Kinds of output, for typer."""
+
+    table = "table"
+    json = "json"
+
+
+def command(
+    index: IndexFile,
+    x: Annotated[
+        Path, typer.Option("--x", help="Embeddings of the items, in the order of the index.")
+    ],
+    queries: Annotated[Path, typer.Option("--queries", "-q", help="Embeddings of the queries.")],
+    k: Annotated[int, typer.Option("--k", "-k", min=1, help="Depth of the recall.")] = 100,
+    mode: Annotated[
+        list[Mode] | None,
+        typer.Option(help="Way of asking, repeatable; by default all that the index serves."),
+    ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            "--model", "-m", help="Encodes the queries, for the modes sparse and reconstructed."
+        ),
+    ] = None,
+    ids: Annotated[
+        Path | None, typer.Option(help="Ids the index was built with (.npy), if it was.")
+    ] = None,
+    form: Annotated[Format, typer.Option("--format", help="A table, or one JSON array.")] = (
+        Format.table
+    ),
+    threads: Threads = None,
+) -> None:
+    """Measure recall against exact cosine search, bytes an item and time a query."""
+    import sparse_retrieval as sr
+
+    opened = sr.SparseIndex.open(index)
+    items, asked = read_matrix(x), read_matrix(queries)
+    if len(items) != len(opened):
+        raise CommandError(f"{x}: {len(items)} rows, but {index} holds {len(opened)} items", USAGE)
+    if k > len(items):
+        raise CommandError(f"--k is {k}, but the index holds {len(items)} items", USAGE)
+    if mode:
+        modes = [one.value for one in mode]
+    else:
+        modes = [one for one in opened.modes if one != "sparse" or model is not None]
+        if len(modes) < len(opened.modes):
+            typer.echo("mode sparse is left out: it needs --model", err=True)
+    true_ids = exact_top_k(items, asked, k).ids
+    if ids is not None:
+        given = read_ids(ids)
+        if len(given) != len(items):
+            raise CommandError(f"{ids}: {len(given)} ids for {len(items)} items", USAGE)
+        true_ids = np.asarray(given[true_ids])
+    reports = [
+        evaluate_index(
+            opened, read_queries(queries, model, one), true_ids, k=k, mode=one, threads=threads
+        )
+        for one in modes
+    ]
+    if form is Format.json:
+        sys.stdout.write(json.dumps([dataclasses.asdict(report) for report in reports]) + "\n")
+    else:
+        _print_table(reports, items.shape[1] * 4)
+
+
+def _print_table(reports: list[Report], dense_bytes: int) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{reports[0].n_items} items, {reports[0].n_queries} queries")
+    table.add_column("mode")
+    for heading in (
+        "bytes an item",
+        "of float32",
+        f"recall@{reports[0].k}",
+        "ms a query",
+        "ms in a batch",
+    ):
+        table.add_column(heading, justify="right")
+    for report in reports:
+        table.add_row(
+            report.mode,
+            f"{report.bytes_per_item:g}",
+            f"1/{dense_bytes / report.bytes_per_item:.1f}",
+            f"{report.recall:.3f}",
+            f"{report.ms_per_query:.2f}",
+            f"{report.ms_per_query_batch:.3f}",
+        )
+    Console().print(table)
