@@ -101,7 +101,7 @@ def _exit_code(error: BaseException) -> int | None:
     if isinstance(error, ValueError | TypeError | IndexError):
         # A TypeError or IndexError from anywhere but the package's own checks is a bug.
         return USAGE if isinstance(error, ValueError) or _raised_by_package(error) else None
-    if isinstance(error, OSError | ImportError | MemoryError):
+    if isinstance(error, OSError | ImportError | MemoryError | FloatingPointError):
         return FAILED
     return None
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from sparse_retrieval.cli._errors import INTERRUPTED, CommandError
 from sparse_retrieval.cli._files import read_matrix
 from sparse_retrieval.cli._options import Embeddings
 
@@ -25,14 +28,39 @@ def command(
 ) -> None:
     """Train a CompresSAE on embeddings.
 
-    Ctrl-C ends the training early and keeps the model as it is then.
+    Ctrl-C ends the training after the step under way, writes the model as it is then, and
+    exits with 130.
     """
     import sparse_retrieval as sr
+    from sparse_retrieval.training import TrainingInterrupted
 
     rows = read_matrix(x)
     model = sr.CompresSAE(input_dim=rows.shape[1], hidden_dim=hidden_dim, k=k, seed=seed)
-    history = sr.train(
-        model, rows, steps=steps, batch_size=batch_size, seed=seed, progress=not quiet
-    )
+    _must_be_writable(out)  # said now, not after the training
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TrainingInterrupted)  # said below, on one line
+        history = sr.train(
+            model,
+            rows,
+            steps=steps,
+            batch_size=batch_size,
+            seed=seed,
+            progress=False if quiet else None,
+        )
     model.save_pretrained(out)
-    typer.echo(f"wrote {out} after {len(history)} steps")
+    if history.interrupted:
+        raise CommandError(
+            f"interrupted after step {len(history)} of {steps}; "
+            f"the model as it is now was written to {out}",
+            INTERRUPTED,
+        )
+    typer.echo(
+        f"wrote {out} after {len(history)} steps: loss {history.loss[-1]:.4f}, "
+        f"cosine {history.cosine_k[-1]:.4f}"
+    )
+
+
+def _must_be_writable(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(13, "permission denied", str(folder))
