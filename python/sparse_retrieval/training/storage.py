@@ -1,0 +1,133 @@
+"""A model on disk: ``model.safetensors`` for the weights, ``config.json`` for the configuration.
+
+Each file appears whole or not at all. Two files cannot be replaced in one step, so the weights
+carry a copy of the configuration they belong to, and loading compares the two.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from sparse_retrieval._extras import require
+from .config import CompresSAEConfig
+
+if TYPE_CHECKING:
+    from .model import CompresSAE
+
+_FORMAT = "sparse_retrieval.CompresSAE"
+_VERSION = 1
+_DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+_WEIGHTS, _CONFIG = "model.safetensors", "config.json"
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write beside ``path``, sync, rename over it, sync the folder."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+            # mkstemp makes files for the owner alone; give what open() would have given
+            umask = os.umask(0)
+            os.umask(umask)
+            Path(temporary).chmod(0o666 & ~umask)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    if os.name == "posix":
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def save_model(model: CompresSAE, directory: str | os.PathLike[str]) -> None:
+    """Write both files; see `CompresSAE.save_pretrained`."""
+    safetensors = require("safetensors.torch", "CompresSAE.save_pretrained")
+    folder = Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        name: parameter.detach().cpu().contiguous() for name, parameter in model.named_parameters()
+    }
+    fields = model.config.to_dict()
+    weights = safetensors.save(tensors, metadata={"config": json.dumps(fields)})
+    header = {"format": _FORMAT, "version": _VERSION, "config": fields}
+    write_atomically(folder / _WEIGHTS, weights)
+    write_atomically(folder / _CONFIG, (json.dumps(header, indent=2) + "\n").encode())
+
+
+def load_model(directory: str | os.PathLike[str]) -> tuple[CompresSAEConfig, dict[str, Tensor]]:
+    """Read and check both files; see `CompresSAE.from_pretrained`."""
+    safetensors = require("safetensors", "CompresSAE.from_pretrained")
+    folder = Path(directory)
+    config = _read_config(folder / _CONFIG)
+    path = folder / _WEIGHTS
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; save_pretrained writes it")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is no readable safetensors file: {error}") from error
+    _check_tensors(path, config, tensors)
+    if "config" in metadata and json.loads(metadata["config"]) != config.to_dict():
+        raise ValueError(
+            f"{path} and {_CONFIG} come from different saves: the weights were written with "
+            f"{metadata['config']}; save the model again"
+        )
+    return config, tensors
+
+
+def _read_config(path: Path) -> CompresSAEConfig:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; save_pretrained writes it")
+    try:
+        header: Any = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is no readable JSON file: {error}") from error
+    if not isinstance(header, dict) or header.get("format") != _FORMAT:
+        raise ValueError(f"{path} does not describe a {_FORMAT}")
+    if header.get("version") != _VERSION:
+        raise ValueError(
+            f"{path} has version {header.get('version')!r}, this release reads {_VERSION}; "
+            "upgrade sparse_retrieval"
+        )
+    unknown = sorted(set(header) - {"format", "version", "config"})
+    if unknown:
+        raise ValueError(f"{path} holds unknown keys: {', '.join(map(repr, unknown))}")
+    try:
+        return CompresSAEConfig.from_dict(header.get("config", {}))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _check_tensors(path: Path, config: CompresSAEConfig, tensors: dict[str, Tensor]) -> None:
+    s, d = config.hidden_dim, config.input_dim
+    shapes = {"encoder_weight": (s, d), "encoder_bias": (s,), "decoder_weight": (s, d)}
+    missing = sorted(set(shapes) - set(tensors))
+    unexpected = sorted(set(tensors) - set(shapes))
+    if missing or unexpected:
+        parts = [("lacks", missing), ("holds unexpected", unexpected)]
+        said = " and ".join(f"{verb} {', '.join(names)}" for verb, names in parts if names)
+        raise ValueError(f"{path} {said}; a CompresSAE has {', '.join(shapes)}")
+    dtypes = {tensor.dtype for tensor in tensors.values()}
+    if len(dtypes) > 1 or not dtypes <= _DTYPES:
+        raise ValueError(f"{path}: weights must share one floating-point dtype, got {dtypes}")
+    for name, shape in shapes.items():
+        if tuple(tensors[name].shape) != shape:
+            raise ValueError(
+                f"{path}: {name} has shape {tuple(tensors[name].shape)}, {_CONFIG} says {shape}"
+            )
+        if not bool(torch.isfinite(tensors[name]).all()):
+            raise ValueError(f"{path}: {name} holds NaN or inf")
