@@ -88,7 +88,7 @@ class Searchable(Protocol):
         """Items held."""
         ...
 
-    def search(self, queries: Any, k: int, *, mode: str | None, threads: int | None) -> Any:
+    def search(self, queries: Any, k: int, *, mode: Any, threads: int | None) -> Any:
         """Return scores and ids, best first."""
         ...
 

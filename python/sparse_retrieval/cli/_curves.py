@@ -18,8 +18,9 @@ from sparse_retrieval.evaluate import Report, evaluate_index, exact_top_k, pca_i
 
 if TYPE_CHECKING:
     from sparse_retrieval import Dictionary, SparseCodes
+    from sparse_retrieval.index import Mode
 
-MODES = ("sparse", "reconstructed", "dense")
+MODES: tuple[Mode, ...] = ("sparse", "reconstructed", "dense")
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def curve(
     ks: Iterable[int],
     value_bits: int,
     depth: int = 100,
-    modes: Sequence[str] = MODES,
+    modes: Sequence[Mode] = MODES,
 ) -> list[Point]:
     """Measure each mode at several numbers of nonzeros.
 
@@ -76,7 +77,7 @@ def curve(
         32, 16 or 8.
     depth : int, default 100
         Depth of the recall.
-    modes : sequence of str
+    modes : sequence of str, default all three
         Each is measured on an index built for it alone, so that its bytes are its own.
     """
     import sparse_retrieval as sr
@@ -126,7 +127,7 @@ def exact_report(items: NDArray[np.float32], queries: NDArray[np.float32], depth
 
     def unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
         norms = np.linalg.norm(rows, axis=1, keepdims=True)
-        return rows / np.where(norms > 0, norms, np.float32(1))
+        return np.divide(rows, np.where(norms > 0, norms, 1), dtype=np.float32)
 
     scan = _Scan(unit(items))
     asked = unit(queries)

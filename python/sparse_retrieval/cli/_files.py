@@ -7,7 +7,6 @@ its target and renamed, so that a reader, or a crash, meets the old file or the 
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_retrieval._extras import require
+from sparse_retrieval._files import replacing
 from sparse_retrieval.cli._errors import CommandError
 
 if TYPE_CHECKING:
@@ -113,13 +113,15 @@ def read_codes(path: Path) -> SparseCodes:
 
 
 def write_codes(path: Path, codes: SparseCodes) -> None:
-    """Write codes with the keys of ``scipy.sparse.save_npz``, which can load the file."""
+    """Write codes with the keys of ``scipy.sparse.save_npz``: ``load_npz`` reads the file."""
+    # scipy's CSR has signed indices, all of one width.
+    index = np.int32 if max(codes.nnz, codes.dim) < 2**31 else np.int64
 
     def write(file: IO[bytes]) -> None:
         np.savez(
             file,
-            indices=codes.indices,
-            indptr=codes.indptr,
+            indices=codes.latents.astype(index),
+            indptr=codes.indptr.astype(index),
             format=np.array(b"csr"),
             shape=np.array([len(codes), codes.dim]),
             data=codes.values,
@@ -138,26 +140,12 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     write : callable
         Receives the file, open for binary writing.
     """
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        # Not tempfile: its mode 0600 would survive the rename.
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    except OSError as error:
-        raise OSError(error.errno, f"cannot write ({error.strerror})", str(path)) from None
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(2, "cannot write, its folder does not exist", str(path))
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise PermissionError(13, "cannot write, its folder refuses new files", str(path))
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        write(file)
 
 
 def _load_npy(path: Path) -> NDArray[Any]:

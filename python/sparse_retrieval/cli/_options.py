@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+
+class Mode(str, Enum):
+    """The three ways of asking."""
+
+    sparse = "sparse"
+    reconstructed = "reconstructed"
+    dense = "dense"
+
+
+class Format(str, Enum):
+    """Kinds of output for people and for programs."""
+
+    table = "table"
+    json = "json"
+
 
 Embeddings = Annotated[
     Path,

@@ -10,6 +10,7 @@ import typer
 
 from sparse_retrieval.cli._errors import USAGE, CommandError
 from sparse_retrieval.cli._files import read_codes, read_ids
+from sparse_retrieval.cli._options import Mode
 
 
 class Metric(str, Enum):
@@ -17,14 +18,6 @@ class Metric(str, Enum):
 
     inner_product = "inner_product"
     cosine = "cosine"
-
-
-class Mode(str, Enum):
-    """Names of the three ways of asking, for typer."""
-
-    sparse = "sparse"
-    reconstructed = "reconstructed"
-    dense = "dense"
 
 
 def command(

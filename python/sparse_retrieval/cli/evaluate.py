@@ -5,26 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 
 from sparse_retrieval.cli._errors import USAGE, CommandError
-from sparse_retrieval.cli._files import read_ids, read_matrix
-from sparse_retrieval.cli._options import IndexFile, Threads
+from sparse_retrieval.cli._files import read_matrix
+from sparse_retrieval.cli._options import Format, IndexFile, Mode, Threads
 from sparse_retrieval.cli._queries import read_queries
-from sparse_retrieval.cli.build import Mode
 from sparse_retrieval.evaluate import Report, evaluate_index, exact_top_k
-
-
-class Format(str, Enum):
-    """Kinds of output, for typer."""
-
-    table = "table"
-    json = "json"
 
 
 def command(
@@ -43,9 +33,6 @@ def command(
         typer.Option(
             "--model", "-m", help="Encodes the queries, for the modes sparse and reconstructed."
         ),
-    ] = None,
-    ids: Annotated[
-        Path | None, typer.Option(help="Ids the index was built with (.npy), if it was.")
     ] = None,
     form: Annotated[Format, typer.Option("--format", help="A table, or one JSON array.")] = (
         Format.table
@@ -67,12 +54,7 @@ def command(
         modes = [one for one in opened.modes if one != "sparse" or model is not None]
         if len(modes) < len(opened.modes):
             typer.echo("mode sparse is left out: it needs --model", err=True)
-    true_ids = exact_top_k(items, asked, k).ids
-    if ids is not None:
-        given = read_ids(ids)
-        if len(given) != len(items):
-            raise CommandError(f"{ids}: {len(given)} ids for {len(items)} items", USAGE)
-        true_ids = np.asarray(given[true_ids])
+    true_ids = opened.ids[exact_top_k(items, asked, k).ids]
     reports = [
         evaluate_index(
             opened, read_queries(queries, model, one), true_ids, k=k, mode=one, threads=threads

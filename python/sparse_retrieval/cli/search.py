@@ -13,13 +13,12 @@ import typer
 
 from sparse_retrieval.cli._errors import USAGE, CommandError
 from sparse_retrieval.cli._files import read_names, write_atomically
-from sparse_retrieval.cli._options import IndexFile, NoMmap, Threads
+from sparse_retrieval.cli._options import IndexFile, Mode, NoMmap, Threads
 from sparse_retrieval.cli._queries import read_queries
-from sparse_retrieval.cli.build import Mode
 
 
-class Format(str, Enum):
-    """Kinds of output, for typer."""
+class Output(str, Enum):
+    """Kinds of output."""
 
     table = "table"
     json = "json"
@@ -50,11 +49,11 @@ def command(
         Path | None, typer.Option(help="Text file; line i (from 0) names the item of id i.")
     ] = None,
     form: Annotated[
-        Format,
+        Output,
         typer.Option(
             "--format", help="A table, one JSON object a query, or arrays `scores` and `ids`."
         ),
-    ] = Format.table,
+    ] = Output.table,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="Write here instead of to the screen; npz needs it."),
@@ -65,19 +64,19 @@ def command(
     """Search an index for the best items of each query."""
     import sparse_retrieval as sr
 
-    if form is Format.npz and out is None:
+    if form is Output.npz and out is None:
         raise CommandError("--format npz needs --out FILE", USAGE)
-    if form is Format.table and out is not None:
+    if form is Output.table and out is not None:
         raise CommandError("--format table goes to the screen; use json or npz with --out", USAGE)
     opened = sr.SparseIndex.open(index, mmap=not no_mmap)
     labels = None if names is None else read_names(names)
-    chosen = None if mode is None else mode.value
+    chosen: Any = None if mode is None else mode.value
     asked = read_queries(queries, model, chosen)
     result = opened.search(asked, k, mode=chosen, threads=threads)
-    if form is Format.table:
+    if form is Output.table:
         _print_table(result, labels)
         return
-    if form is Format.json:
+    if form is Output.json:
         text = "".join(f"{json.dumps(line)}\n" for line in _records(result, labels))
         if out is None:
             sys.stdout.write(text)
@@ -105,7 +104,7 @@ def _records(result: Any, labels: list[str] | None) -> list[dict[str, Any]]:
     """One record a query; padding is left out."""
     records = []
     for number, (scores, ids) in enumerate(zip(result.scores, result.ids, strict=True)):
-        found = np.flatnonzero(ids >= 0)
+        found = np.flatnonzero(scores > -np.inf)
         record: dict[str, Any] = {
             "query": number,
             "ids": ids[found].tolist(),

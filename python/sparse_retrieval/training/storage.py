@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sparse_retrieval._extras import require
+
 from .config import CompresSAEConfig
 
 if TYPE_CHECKING:

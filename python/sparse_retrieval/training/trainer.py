@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from sparse_retrieval._extras import require
+
 from .config import TrainConfig
 from .data import as_row_source, shuffled_batches
 from .history import History, StepMetrics
