@@ -100,13 +100,17 @@ pub enum FormatProblem {
     #[error("{got} bytes are too few for an index file, whose prefix alone has {expected}; the file is cut short or is something else")]
     TooShort { got: u64, expected: u64 },
 
-    #[error("starts with the bytes {got:02x?}, not with {expected:02x?}; this is not a .sridx file")]
+    #[error(
+        "starts with the bytes {got:02x?}, not with {expected:02x?}; this is not a .sridx file"
+    )]
     Magic { got: [u8; 8], expected: [u8; 8] },
 
     #[error("format version {got}, but this release reads version {expected}; upgrade sparse_retrieval, or rebuild the index with this release")]
     Version { got: u32, expected: u32 },
 
-    #[error("header of {got} bytes at offset {offset}, expected 2 to {limit}; the file is damaged")]
+    #[error(
+        "header of {got} bytes at offset {offset}, expected 2 to {limit}; the file is damaged"
+    )]
     HeaderLength { got: u64, limit: u64, offset: u64 },
 
     #[error("header checksum is {computed:016x}, the prefix says {stored:016x}; the file is damaged, restore a copy or rebuild it")]
@@ -141,7 +145,9 @@ pub enum FormatProblem {
         expected: String,
     },
 
-    #[error("section `{section}` is required but unknown to this release; upgrade sparse_retrieval")]
+    #[error(
+        "section `{section}` is required but unknown to this release; upgrade sparse_retrieval"
+    )]
     UnknownSection { section: String },
 
     #[error("section `{section}` is missing")]

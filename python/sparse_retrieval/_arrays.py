@@ -1,0 +1,112 @@
+"""Checks of arrays that come from users, with errors that say what was got and where.
+
+Shared by every module that takes embeddings; knows nothing of codes or indexes.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+FloatT = TypeVar("FloatT", np.float32, np.float64)
+
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+
+def as_numbers(x: Any, name: str) -> npt.NDArray[Any]:
+    """An array of real numbers; torch tensors on any device are accepted.
+
+    Raises
+    ------
+    TypeError
+        For object, string, complex and other dtypes that are not real numbers.
+    ValueError
+        For ragged nested sequences.
+    """
+    if type(x).__module__.partition(".")[0] == "torch":
+        x = x.detach().cpu()
+        if x.dtype.is_floating_point and x.element_size() == 2:
+            x = x.float()  # numpy has no bfloat16
+        x = x.numpy()
+    try:
+        array = np.asarray(x)
+    except ValueError as error:
+        raise ValueError(f"{name} cannot be read as an array: {error}") from None
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"{name} has dtype {array.dtype}; expected real numbers, as float32")
+    return array
+
+
+def as_rows(x: Any, name: str, dtype: type[FloatT]) -> npt.NDArray[FloatT]:
+    """A finite, C-contiguous (n, d) array; one row of shape (d,) becomes (1, d).
+
+    Parameters
+    ----------
+    x : array_like, shape (n, d) or (d,)
+        Numbers of any real dtype.
+    name : str
+        What to call it in errors.
+    dtype : numpy.float32 or numpy.float64
+        Of the result.
+
+    Raises
+    ------
+    TypeError
+        If the numbers are not real.
+    ValueError
+        If the shape is not (n, d), or a row holds NaN, inf or a number beyond float32.
+    """
+    array = as_numbers(x, name)
+    if array.ndim not in (1, 2):
+        raise ValueError(f"{name} has shape {array.shape}; expected (n, d), or (d,) for one row")
+    array = np.atleast_2d(array)
+    if array.shape[1] == 0:
+        raise ValueError(f"{name} has shape {array.shape}; expected at least one column")
+    with np.errstate(over="ignore", invalid="ignore"):
+        # a number beyond float32 becomes inf in float32 and is found below in float64
+        rows = np.ascontiguousarray(array, dtype=dtype)
+    check_finite(rows, name)
+    return rows
+
+
+def check_finite(rows: npt.NDArray[np.floating[Any]], name: str) -> None:
+    """Refuse NaN, inf and numbers beyond float32, naming the first row that has one.
+
+    Raises
+    ------
+    ValueError
+        With the row, the column and the number.
+    """
+    # a sum is finite only if all terms are; one pass without a mask in the usual case
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = np.abs(rows).max(initial=0.0)
+    if total <= _FLOAT32_MAX:  # false for NaN
+        return
+    with np.errstate(invalid="ignore"):
+        row, column = np.argwhere(~(np.abs(rows) <= _FLOAT32_MAX))[0]
+    raise ValueError(
+        f"{name} row {row} holds {rows[row, column]} in column {column}; "
+        "expected finite numbers within float32"
+    )
+
+
+def as_count(value: Any, name: str, *, least: int = 1, most: int = 2**31 - 1) -> int:
+    """An integer within bounds.
+
+    Raises
+    ------
+    TypeError
+        If it is not an integer.
+    ValueError
+        If it is out of bounds.
+    """
+    try:
+        count = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} is {value!r}; expected an integer") from None
+    if not least <= count <= most:
+        raise ValueError(f"{name} is {count}; expected {least} to {most}")
+    return count

@@ -1,0 +1,150 @@
+"""The Rust core as Python sees it. Checked against the built module by stubtest.
+
+Private: use :class:`sparse_retrieval.SparseCodes` and :class:`sparse_retrieval.SparseIndex`,
+which validate what comes in here.
+"""
+
+from collections.abc import Callable
+from typing import Any, final
+
+import numpy as np
+import numpy.typing as npt
+
+__version__: str
+
+class IndexFormatError(ValueError):
+    """A file is not a sound index file; the message says what is wrong and where."""
+
+def build_info() -> dict[str, Any]:
+    """Version, build profile, instruction sets available and chosen, default threads.
+
+    Returns
+    -------
+    dict
+        ``version``, ``profile`` ("release" or "debug"), ``isa_available`` (list of names, the
+        plainest first), ``isa`` (the one that searches use now: the widest, or what the
+        environment variable SPARSE_RETRIEVAL_ISA names), ``threads``.
+
+    Raises
+    ------
+    ValueError
+        If SPARSE_RETRIEVAL_ISA names no instruction set, or one that this CPU lacks.
+    """
+
+def canonical_codes(
+    indptr: npt.NDArray[np.int64],
+    latents: npt.NDArray[np.int32] | npt.NDArray[np.int64] | npt.NDArray[np.uint32],
+    values: npt.NDArray[np.float32],
+    dim: int,
+) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint32], npt.NDArray[np.float32]]:
+    """Validate a CSR matrix: rows sorted, zeros dropped, duplicates and NaN refused.
+
+    Parameters
+    ----------
+    indptr : ndarray of int64, shape (n + 1,)
+    latents : ndarray of int32, int64 or uint32, shape (nnz,)
+    values : ndarray of float32, shape (nnz,)
+    dim : int
+
+    Returns
+    -------
+    indptr : ndarray of uint64, shape (n + 1,)
+    latents : ndarray of uint32, shape (nnz',)
+    values : ndarray of float32, shape (nnz',)
+
+    Raises
+    ------
+    ValueError
+        With the row, for anything that is not sound.
+    """
+
+@final
+class Index:
+    """Rows, scales, ids and a dictionary, in memory or mapped."""
+
+    @staticmethod
+    def build(
+        indptr: npt.NDArray[np.uint64],
+        latents: npt.NDArray[np.uint32],
+        values: npt.NDArray[np.float32],
+        dim: int,
+        *,
+        dictionary: npt.NDArray[np.float32] | None,
+        ids: npt.NDArray[np.int64] | None,
+        metric: str,
+        value_bits: int,
+        modes: list[str],
+        metadata: str | None,
+        threads: int | None,
+        progress: Callable[[int], object] | None,
+    ) -> Index:
+        """Build from canonical codes; ``modes=[]`` stands for the usual ones."""
+    @staticmethod
+    def open(path: str, *, mmap: bool) -> Index:
+        """Open a file, mapped or read whole."""
+    def save(self, path: str) -> None:
+        """Write a file, beside the target and then in its place."""
+    def verify(self) -> None:
+        """Read everything; IndexFormatError for the first thing wrong."""
+    def search_dense(
+        self,
+        queries: npt.NDArray[np.float64],
+        k: int,
+        *,
+        mode: str,
+        threads: int | None,
+        progress: Callable[[int], object] | None,
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+        """Scores and ids, shape (nq, min(k, n)), of dense queries (nq, d)."""
+    def search_codes(
+        self,
+        indptr: npt.NDArray[np.uint64],
+        latents: npt.NDArray[np.uint32],
+        values: npt.NDArray[np.float32],
+        dim: int,
+        k: int,
+        *,
+        mode: str,
+        threads: int | None,
+        progress: Callable[[int], object] | None,
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+        """Scores and ids, shape (nq, min(k, n)), of canonical codes."""
+    def sections(self) -> list[dict[str, Any]]:
+        """Name, dtype, shape, bytes and growth with n of every section."""
+    def __len__(self) -> int: ...
+    @property
+    def dim(self) -> int:
+        """Number of latents."""
+    @property
+    def embedding_dim(self) -> int | None:
+        """Width of the dictionary, or None."""
+    @property
+    def metric(self) -> str:
+        """Name of the metric."""
+    @property
+    def value_bits(self) -> int:
+        """Bits of a value."""
+    @property
+    def width(self) -> int | None:
+        """Nonzeros of every row, or None where rows differ."""
+    @property
+    def modes(self) -> list[str]:
+        """Names of the modes."""
+    @property
+    def writer(self) -> str:
+        """The program that built it."""
+    @property
+    def is_mapped(self) -> bool:
+        """True where rows are read from a mapped file."""
+    @property
+    def bytes_per_item(self) -> float:
+        """Bytes of rows and scales an item."""
+    @property
+    def ids(self) -> npt.NDArray[np.int64] | None:
+        """The ids, or None where they are the positions; a copy."""
+    @property
+    def metadata(self) -> str | None:
+        """The user's JSON, or None."""
+    @property
+    def dictionary(self) -> npt.NDArray[np.float32] | None:
+        """The atoms, shape (s, d), or None; a copy."""

@@ -1,0 +1,457 @@
+"""The index: codes with all it takes to search them, in memory or in one mapped file.
+
+numpy alone. Scores and order are defined in :meth:`SparseIndex.search`; the work is done by
+the native module, detached from the interpreter.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from sparse_retrieval import _native as native
+from sparse_retrieval._arrays import as_count, as_numbers, as_rows
+from sparse_retrieval.codes import SparseCodes, as_codes, holds_codes
+from sparse_retrieval.dictionary import Dictionary
+
+Metric = Literal["inner_product", "cosine"]
+Mode = Literal["sparse", "reconstructed", "dense"]
+Progress = Callable[[int], object]
+
+
+class SearchResult(NamedTuple):
+    """What a search found, best first.
+
+    Attributes
+    ----------
+    scores : ndarray of float32, shape (nq, k) or (k,)
+        Padded with -inf where fewer than k items exist.
+    ids : ndarray of int64, shape (nq, k) or (k,)
+        Padded with -1.
+    """
+
+    scores: npt.NDArray[np.float32]
+    ids: npt.NDArray[np.int64]
+
+
+class SparseIndex:
+    """Codes, scales, ids and a dictionary, searched exactly.
+
+    Made by :meth:`from_codes` or :meth:`open`; it never changes and may be searched from many
+    threads at once, and after a fork.
+
+    Examples
+    --------
+    >>> import sparse_retrieval as sr
+    >>> codes = sr.SparseCodes([[0, 2], [1, 2]], [[0.5, -1.0], [2.0, 1.0]], dim=4)
+    >>> index = sr.SparseIndex.from_codes(codes, ids=[10, 20])
+    >>> result = index.search(codes[:1], k=3)
+    >>> result.ids.tolist(), result.scores.tolist()
+    ([[10, 20, -1]], [[1.25, -1.0, -inf]])
+    """
+
+    __slots__ = ("_native", "_path")
+
+    _native: native.Index
+    _path: Path | None
+
+    def __init__(self) -> None:
+        raise TypeError("use SparseIndex.from_codes or SparseIndex.open")
+
+    @classmethod
+    def _of(cls, built: native.Index, path: Path | None) -> SparseIndex:
+        index = cls.__new__(cls)
+        index._native = built
+        index._path = path
+        return index
+
+    @classmethod
+    def from_codes(
+        cls,
+        codes: Any,
+        *,
+        dim: int | None = None,
+        dictionary: Dictionary | None = None,
+        ids: Any = None,
+        metric: Metric = "inner_product",
+        value_bits: int = 32,
+        modes: Sequence[Mode] | None = None,
+        metadata: Any = None,
+        threads: int | None = None,
+        progress: Progress | None = None,
+    ) -> SparseIndex:
+        """Build an index in memory.
+
+        Parameters
+        ----------
+        codes : SparseCodes, scipy sparse matrix, torch sparse tensor, or (indices, values)
+            n items over s latents.
+        dim : int, optional
+            Number of latents, where codes are (indices, values) and no dictionary is given.
+        dictionary : Dictionary, optional
+            With s atoms; needed for the modes "reconstructed" and "dense".
+        ids : array_like of int, shape (n,), optional
+            What search returns for each item: unique, not -1. Default: the positions 0 to
+            n - 1.
+        metric : {"inner_product", "cosine"}, default "inner_product"
+            The inner product needs no scale a row, so it is the lossless default; "cosine"
+            normalises both sides, in code space for mode "sparse", in embedding space for the
+            others.
+        value_bits : {32, 16, 8}, default 32
+            32 stores the values themselves. 16 and 8 store levels of a uniform grid, one step
+            a row: an error of at most 1/65534 or 1/254 of the row's largest magnitude.
+        modes : sequence of {"sparse", "reconstructed", "dense"}, optional
+            What the index shall serve. Default: ("sparse",) without a dictionary,
+            ("dense", "reconstructed") with one (they share their scales).
+        metadata : JSON-serialisable, optional
+            Kept with the index and in its file.
+        threads : int, optional
+            Default: all processors.
+        progress : callable, optional
+            Called every 50 ms or so with the number of rows done: n for packing, and n more for
+            each set of scales that cosine needs.
+
+        Returns
+        -------
+        SparseIndex
+
+        Raises
+        ------
+        TypeError
+            If an argument is of the wrong kind.
+        ValueError
+            If codes are not sound (see :class:`SparseCodes`), the dictionary does not fit them,
+            ids are not unique, or a mode lacks its dictionary.
+        MemoryError
+            If the packed rows find no room.
+        """
+        if dictionary is not None and not isinstance(dictionary, Dictionary):
+            raise TypeError(f"dictionary is {type(dictionary).__name__}; expected Dictionary")
+        if dim is None and dictionary is not None:
+            dim = dictionary.n_atoms
+        items = as_codes(codes, dim=dim)
+        if dim is not None and items.dim != dim:
+            source = "the dictionary has" if dictionary is not None else "dim says"
+            raise ValueError(f"codes are over {items.dim} latents; {source} {dim}")
+        built = native.Index.build(
+            items.indptr,
+            items.latents,
+            items.values,
+            items.dim,
+            dictionary=None if dictionary is None else dictionary.atoms,
+            ids=None if ids is None else _as_ids(ids),
+            metric=_as_name(metric, "metric"),
+            value_bits=as_count(value_bits, "value_bits", most=64),
+            modes=[] if modes is None else _as_modes(modes),
+            metadata=None if metadata is None else _as_json(metadata),
+            threads=_as_threads(threads),
+            progress=progress,
+        )
+        return cls._of(built, None)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, mmap: bool = True) -> SparseIndex:
+        """Open a file that :meth:`save` wrote.
+
+        Reads the header only and checks that all sections lie in the file: milliseconds at any
+        size. :meth:`verify` reads the rest.
+
+        Parameters
+        ----------
+        path : path-like
+        mmap : bool, default True
+            Map the file: no copy, and its pages are shared with other processes. The open index
+            stays valid while the file is *replaced*; a file that is truncated in place ends the
+            process with SIGBUS at the next read. False reads it whole into memory, for network
+            mounts and for files that others may cut.
+
+        Raises
+        ------
+        FileNotFoundError, PermissionError, OSError
+            If the file cannot be read.
+        IndexFormatError
+            If it is not a sound index file; the message says what is wrong and where.
+        """
+        return cls._of(native.Index.open(os.fspath(path), mmap=bool(mmap)), Path(path))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the index to a file, beside the target and then in its place.
+
+        A reader sees the old file or the new one, never a part; after a crash too. The same
+        index gives the same bytes.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written; the target is then as it was.
+        """
+        self._native.save(os.fspath(path))
+
+    def verify(self) -> None:
+        """Read everything and check it: checksums, rows, offsets, scales, ids, dictionary.
+
+        Raises
+        ------
+        IndexFormatError
+            With the first thing that is wrong, and where.
+        """
+        self._native.verify()
+
+    def search(
+        self,
+        queries: Any,
+        k: int = 10,
+        *,
+        mode: Mode | None = None,
+        threads: int | None = None,
+        progress: Progress | None = None,
+    ) -> SearchResult:
+        """The k best items of each query, exactly.
+
+        Scores are ``scale_i * sum_j u[latent_ij] * value_ij`` in double precision over every
+        stored row; the results are those of a full sort, whatever the threads, the batch and
+        the CPU, to the last bit. Items that share no latent with the query score 0 and compete
+        like any other: items of negative score rank below them.
+
+        Parameters
+        ----------
+        queries : array_like or codes
+            Dense embeddings of shape (nq, d) where the index holds a dictionary; otherwise
+            codes: SparseCodes, a scipy sparse matrix, a torch sparse tensor, a pair (indices,
+            values), or dense rows of shape (nq, s). One query of one axis gives results of one
+            axis.
+        k : int, default 10
+            At least 1; may exceed the number of items.
+        mode : {"dense", "reconstructed", "sparse"}, optional
+            How to compare. "dense": the dense query, never encoded, with decoded items.
+            "reconstructed": decoded queries with decoded items. "sparse": codes with codes.
+            Default: "dense" for dense queries; for codes "reconstructed" where the index was
+            built for it, else "sparse".
+        threads : int, optional
+            Default: all processors (``RAYON_NUM_THREADS`` where set).
+        progress : callable, optional
+            Called every 50 ms or so with the number of finished queries.
+
+        Returns
+        -------
+        SearchResult
+            ``(scores, ids)``: float32 and int64, (nq, k) or (k,), best first, equal scores by
+            lower position. Where there are fewer than k items: -inf and -1. A score beyond
+            float32 is returned as infinity. Under "cosine" a zero query or item scores 0.
+
+        Raises
+        ------
+        TypeError
+            If queries are of the wrong kind or dtype.
+        ValueError
+            If a query holds NaN or inf, widths do not fit, the mode was not built for, or k is
+            less than 1.
+
+        References
+        ----------
+        The modes "sparse" and "reconstructed" are the fast and the accurate retrieval of
+        CompresSAE (arXiv 2505.11388); its kernel trick is ``u = W W^T c``.
+        """
+        k = as_count(k, "k")
+        threads = _as_threads(threads)
+        one = _has_one_axis(queries)
+        if holds_codes(queries) or self.embedding_dim is None:
+            codes = self._query_codes(queries)
+            default = "reconstructed" if "reconstructed" in self._native.modes else "sparse"
+            scores, ids = self._native.search_codes(
+                codes.indptr,
+                codes.latents,
+                codes.values,
+                codes.dim,
+                k,
+                mode=default if mode is None else _as_name(mode, "mode"),
+                threads=threads,
+                progress=progress,
+            )
+        else:
+            scores, ids = self._native.search_dense(
+                as_rows(queries, "queries", np.float64),
+                k,
+                mode="dense" if mode is None else _as_name(mode, "mode"),
+                threads=threads,
+                progress=progress,
+            )
+        return _padded(scores, ids, k, one)
+
+    def _query_codes(self, queries: Any) -> SparseCodes:
+        if holds_codes(queries):
+            return as_codes(queries, dim=self.dim)
+        rows = as_rows(queries, "queries", np.float32)
+        if rows.shape[1] != self.dim:
+            raise ValueError(
+                f"queries have {rows.shape[1]} columns; this index holds no dictionary, so it "
+                f"expects codes over {self.dim} latents (build it with dictionary= to search "
+                "with embeddings)"
+            )
+        return SparseCodes.from_dense(rows)
+
+    def __len__(self) -> int:
+        return len(self._native)
+
+    @property
+    def dim(self) -> int:
+        """Number of latents, s."""
+        return self._native.dim
+
+    @property
+    def embedding_dim(self) -> int | None:
+        """Width of dense queries, d; None where the index holds no dictionary."""
+        return self._native.embedding_dim
+
+    @property
+    def metric(self) -> str:
+        """``"inner_product"`` or ``"cosine"``."""
+        return self._native.metric
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """The modes that the index was built for."""
+        return tuple(self._native.modes)
+
+    @property
+    def value_bits(self) -> int:
+        """Bits of a stored value: 32, 16 or 8."""
+        return self._native.value_bits
+
+    @property
+    def ids(self) -> npt.NDArray[np.int64]:
+        """What search returns for each position, shape (n,); a copy."""
+        ids = self._native.ids
+        return np.arange(len(self), dtype=np.int64) if ids is None else ids
+
+    @property
+    def dictionary(self) -> Dictionary | None:
+        """The dictionary, or None; a copy."""
+        atoms = self._native.dictionary
+        return None if atoms is None else Dictionary(atoms)
+
+    @property
+    def metadata(self) -> Any:
+        """What was given as metadata, or None."""
+        text = self._native.metadata
+        return None if text is None else json.loads(text)
+
+    @property
+    def path(self) -> Path | None:
+        """The file that the index was opened from, or None."""
+        return self._path
+
+    @property
+    def bytes_per_item(self) -> float:
+        """Bytes of rows and scales divided by the number of items; ids are not counted."""
+        return self._native.bytes_per_item
+
+    def stats(self) -> dict[str, Any]:
+        """What the index is and what it takes, as plain JSON-serialisable values.
+
+        Returns
+        -------
+        dict
+            ``items``, ``dim``, ``embedding_dim``, ``metric``, ``modes``, ``value_bits``,
+            ``nonzeros_per_item`` (None where rows differ), ``bytes_per_item``, ``mapped``,
+            ``writer``, and ``sections``: a list of name, dtype, shape, ``bytes`` and
+            ``bytes_per_item`` (None for sections that do not grow with the items).
+        """
+        n = len(self)
+        sections = self._native.sections()
+        return {
+            "items": n,
+            "dim": self.dim,
+            "embedding_dim": self.embedding_dim,
+            "metric": self.metric,
+            "modes": list(self.modes),
+            "value_bits": self.value_bits,
+            "nonzeros_per_item": self._native.width,
+            "bytes_per_item": self.bytes_per_item,
+            "mapped": self._native.is_mapped,
+            "writer": self._native.writer,
+            "sections": [
+                {
+                    "name": section["name"],
+                    "dtype": section["dtype"],
+                    "shape": section["shape"],
+                    "bytes": section["bytes"],
+                    "bytes_per_item": section["bytes"] / n if section["grows"] and n else None,
+                }
+                for section in sections
+            ],
+        }
+
+    def __repr__(self) -> str:
+        source = f", from {str(self._path)!r}" if self._path is not None else ""
+        return (
+            f"SparseIndex({len(self)} items over {self.dim} latents, {self.metric}, "
+            f"{self.value_bits}-bit values, {self.bytes_per_item:.1f} bytes an item{source})"
+        )
+
+
+def _padded(
+    scores: npt.NDArray[np.float64], ids: npt.NDArray[np.int64], k: int, one: bool
+) -> SearchResult:
+    n_queries, found = scores.shape
+    with np.errstate(over="ignore"):
+        narrow = scores.astype(np.float32) + np.float32(0.0)  # what rounds to -0 becomes 0
+    if found < k:
+        padded_scores = np.full((n_queries, k), -np.inf, dtype=np.float32)
+        padded_ids = np.full((n_queries, k), -1, dtype=np.int64)
+        padded_scores[:, :found] = narrow
+        padded_ids[:, :found] = ids
+        narrow, ids = padded_scores, padded_ids
+    return SearchResult(narrow[0], ids[0]) if one else SearchResult(narrow, ids)
+
+
+def _has_one_axis(queries: Any) -> bool:
+    if isinstance(queries, SparseCodes):
+        return False
+    if isinstance(queries, tuple) and len(queries) == 2:
+        return np.ndim(queries[0]) == 1
+    ndim = getattr(queries, "ndim", None)
+    return (np.ndim(queries) if ndim is None else ndim) == 1
+
+
+def _as_threads(threads: int | None) -> int | None:
+    return None if threads is None else as_count(threads, "threads", most=1024)
+
+
+def _as_name(name: Any, what: str) -> str:
+    if not isinstance(name, str):
+        raise TypeError(f"{what} is {name!r}; expected a string")
+    return name
+
+
+def _as_modes(modes: Any) -> list[str]:
+    if isinstance(modes, str):
+        raise TypeError(f"modes is {modes!r}; expected a sequence of names, as ({modes!r},)")
+    names = [_as_name(mode, "a mode") for mode in modes]
+    if not names:
+        raise ValueError("modes is empty; expected at least one")
+    return names
+
+
+def _as_ids(ids: Any) -> npt.NDArray[np.int64]:
+    array = as_numbers(ids, "ids")
+    if array.ndim != 1:
+        raise ValueError(f"ids have shape {array.shape}; expected (n,)")
+    if array.dtype.kind not in "iu" and array.size:
+        raise TypeError(f"ids have dtype {array.dtype}; expected integers")
+    if array.dtype.kind == "u" and array.size and array.max() > np.iinfo(np.int64).max:
+        raise ValueError(f"ids hold {array.max()}; expected less than 2^63")
+    return np.ascontiguousarray(array, dtype=np.int64)
+
+
+def _as_json(metadata: Any) -> str:
+    try:
+        return json.dumps(metadata, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"metadata is not JSON-serialisable: {error}") from None

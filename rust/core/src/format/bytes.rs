@@ -1,0 +1,143 @@
+//! Bytes that stay where they are: owned and aligned, or mapped from a file, shared by all
+//! that read a part of them.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytemuck::{AnyBitPattern, NoUninit};
+use memmap2::Mmap;
+
+use super::ALIGNMENT;
+use crate::{Error, Result};
+
+/// The unit of owned bytes, for its alignment.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C, align(64))]
+struct Line([u8; ALIGNMENT as usize]);
+
+#[derive(Debug)]
+enum Storage {
+    Aligned(Vec<Line>),
+    Plain(Vec<u8>),
+    Mapped(Mmap),
+}
+
+impl std::fmt::Debug for Line {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Line")
+    }
+}
+
+impl Storage {
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Aligned(lines) => bytemuck::cast_slice(lines),
+            Self::Plain(bytes) => bytes,
+            Self::Mapped(map) => map,
+        }
+    }
+}
+
+/// A part of owned or mapped bytes. Cloning and slicing share the storage.
+#[derive(Debug, Clone)]
+pub struct Bytes {
+    storage: Arc<Storage>,
+    range: Range<usize>,
+}
+
+impl Bytes {
+    /// `length` zeroed bytes, aligned to 64, and a chance to write them.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`], or what `fill` fails with.
+    pub fn filled(length: usize, fill: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<Self> {
+        let mut lines: Vec<Line> = bytemuck::allocation::try_zeroed_vec(
+            length.div_ceil(ALIGNMENT as usize),
+        )
+        .map_err(|()| Error::OutOfMemory {
+            what: "a section",
+            bytes: length,
+        })?;
+        fill(&mut bytemuck::cast_slice_mut(&mut lines)[..length])?;
+        Ok(Self {
+            storage: Arc::new(Storage::Aligned(lines)),
+            range: 0..length,
+        })
+    }
+
+    /// A copy of numbers, little-endian as this crate's targets are.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn copy_of<T: NoUninit>(numbers: &[T]) -> Result<Self> {
+        let bytes: &[u8] = bytemuck::cast_slice(numbers);
+        Self::filled(bytes.len(), |out| {
+            out.copy_from_slice(bytes);
+            Ok(())
+        })
+    }
+
+    /// Bytes taken over as they are, without a copy; only numbers of one byte may be read
+    /// from them, since they have no alignment.
+    pub fn from_vec(bytes: Vec<u8>) -> Self {
+        let range = 0..bytes.len();
+        Self {
+            storage: Arc::new(Storage::Plain(bytes)),
+            range,
+        }
+    }
+
+    /// All bytes of a mapped file.
+    pub fn mapped(map: Mmap) -> Self {
+        let range = 0..map.len();
+        Self {
+            storage: Arc::new(Storage::Mapped(map)),
+            range,
+        }
+    }
+
+    /// The bytes.
+    pub fn as_slice(&self) -> &[u8] {
+        &self.storage.as_slice()[self.range.clone()]
+    }
+
+    /// A part of them, sharing the storage.
+    ///
+    /// # Panics
+    /// Where `range` leaves these bytes.
+    pub fn slice(&self, range: Range<usize>) -> Self {
+        assert!(range.start <= range.end && range.end <= self.range.len());
+        Self {
+            storage: Arc::clone(&self.storage),
+            range: self.range.start + range.start..self.range.start + range.end,
+        }
+    }
+
+    /// The bytes as numbers.
+    ///
+    /// # Panics
+    /// Where they are not aligned for `T` or not a whole number of `T`. Sections are made or
+    /// checked to be both before anything is read.
+    pub fn numbers<T: AnyBitPattern>(&self) -> &[T] {
+        bytemuck::cast_slice(self.as_slice())
+    }
+
+    /// True where the bytes are a file's pages and not memory of their own.
+    pub fn is_mapped(&self) -> bool {
+        matches!(*self.storage, Storage::Mapped(_))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slices_share_their_storage_and_owned_bytes_are_aligned() {
+        let bytes = Bytes::copy_of(&[1u64, 2, 3]).unwrap();
+        assert_eq!(bytes.as_slice().as_ptr().align_offset(64), 0);
+        let tail = bytes.slice(8..24).slice(8..16);
+        assert_eq!(tail.numbers::<u64>(), [3]);
+        assert!(!tail.is_mapped());
+    }
+}

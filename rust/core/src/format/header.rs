@@ -1,0 +1,370 @@
+//! The JSON header: its fields, and the checks that need the header alone.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{section, ALIGNMENT};
+use crate::codes::{RowFormat, ValueKind, MAX_DIM};
+use crate::error::FormatProblem;
+use crate::search::{Metric, Mode};
+
+/// The type of a section's numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)] // the variants are their own names
+pub enum Dtype {
+    U8,
+    U32,
+    U64,
+    I64,
+    F32,
+}
+
+impl Dtype {
+    /// Bytes of a number.
+    pub fn bytes(self) -> u64 {
+        match self {
+            Self::U8 => 1,
+            Self::U32 | Self::F32 => 4,
+            Self::U64 | Self::I64 => 8,
+        }
+    }
+
+    /// Its name in the file.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::U8 => "u8",
+            Self::U32 => "u32",
+            Self::U64 => "u64",
+            Self::I64 => "i64",
+            Self::F32 => "f32",
+        }
+    }
+}
+
+/// How values are stored, as the file says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)] // see ValueKind
+pub enum ValueName {
+    Float32,
+    Int16,
+    Int8,
+}
+
+impl From<ValueKind> for ValueName {
+    fn from(kind: ValueKind) -> Self {
+        match kind {
+            ValueKind::Float32 => Self::Float32,
+            ValueKind::Int16 => Self::Int16,
+            ValueKind::Int8 => Self::Int8,
+        }
+    }
+}
+
+impl From<ValueName> for ValueKind {
+    fn from(name: ValueName) -> Self {
+        match name {
+            ValueName::Float32 => Self::Float32,
+            ValueName::Int16 => Self::Int16,
+            ValueName::Int8 => Self::Int8,
+        }
+    }
+}
+
+/// What the rows are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RowsHeader {
+    /// Number of rows.
+    pub count: u64,
+    /// Number of latents.
+    pub dim: u64,
+    /// 16 or 32.
+    pub latent_bits: u32,
+    /// How values are stored.
+    pub values: ValueName,
+    /// Nonzeros of every row, or null where `row_offsets` says.
+    pub width: Option<u64>,
+}
+
+/// One entry of the table of sections.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SectionHeader {
+    /// Its name, once a file.
+    pub name: String,
+    /// The type of its numbers; a string, since an unknown section may have an unknown type.
+    pub dtype: String,
+    /// Numbers along each axis.
+    pub shape: Vec<u64>,
+    /// First byte, from the start of the file.
+    pub offset: u64,
+    /// Bytes.
+    pub length: u64,
+    /// XXH3 (64 bits) of its bytes, 16 hexadecimal digits.
+    pub checksum: String,
+    /// A reader that does not know the section must refuse the file.
+    pub required: bool,
+}
+
+impl SectionHeader {
+    /// The byte after the last one.
+    pub fn end(&self) -> Option<u64> {
+        self.offset.checked_add(self.length)
+    }
+}
+
+/// The header of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    /// The program that wrote it, for people.
+    pub writer: String,
+    /// What the rows are.
+    pub rows: RowsHeader,
+    /// What scores are.
+    pub metric: String,
+    /// The modes that the file serves, each with the section of its scales, or null for 1.
+    pub modes: BTreeMap<String, Option<String>>,
+    /// The sections, by ascending offset.
+    pub sections: Vec<SectionHeader>,
+}
+
+impl Header {
+    /// The section of this name.
+    pub fn section(&self, name: &str) -> Option<&SectionHeader> {
+        self.sections.iter().find(|section| section.name == name)
+    }
+
+    /// Checks all that the header alone can show: names, counts, types and shapes of known
+    /// sections, and that the sections tile the file.
+    ///
+    /// # Errors
+    /// The [`FormatProblem`] of the first MUST that is broken.
+    pub fn check(
+        &self,
+        sections_start: u64,
+        file_bytes: u64,
+        header_offset: u64,
+    ) -> Result<(), FormatProblem> {
+        let bad = |reason: String| FormatProblem::Header {
+            offset: header_offset,
+            reason,
+        };
+        let rows = &self.rows;
+        if rows.dim == 0 || rows.dim > MAX_DIM as u64 {
+            return Err(bad(format!(
+                "rows.dim is {}, expected 1 to {MAX_DIM}",
+                rows.dim
+            )));
+        }
+        let expected = RowFormat::new(rows.dim as usize, rows.values.into()).latent_bits;
+        if rows.latent_bits != expected {
+            return Err(bad(format!(
+                "rows.latent_bits is {}, expected {expected} for dim {}",
+                rows.latent_bits, rows.dim
+            )));
+        }
+        if rows.width == Some(0) {
+            return Err(bad("rows.width is 0, expected at least 1 or null".into()));
+        }
+        let metric = Metric::from_name(&self.metric).map_err(|error| bad(error.to_string()))?;
+        if self.modes.is_empty() {
+            return Err(bad("modes is empty, expected at least one".into()));
+        }
+        for section in &self.sections {
+            let digits = section.checksum.as_bytes();
+            let hexadecimal = |digit: &u8| digit.is_ascii_digit() || (b'a'..=b'f').contains(digit);
+            if digits.len() != 16 || !digits.iter().all(hexadecimal) {
+                return Err(bad(format!(
+                    "the checksum of section `{}` is {:?}, expected 16 lower-case hexadecimal \
+                     digits",
+                    section.name, section.checksum
+                )));
+            }
+        }
+        self.check_tiling(sections_start, file_bytes)?;
+        self.check_shapes()?;
+        for (name, scales) in &self.modes {
+            let mode = Mode::from_name(name).map_err(|error| bad(error.to_string()))?;
+            let expected = scales_of(mode, metric, rows.values.into());
+            if scales.as_deref() != expected {
+                return Err(bad(format!(
+                    "modes.{name} is {scales:?}, expected {expected:?} for {} and {:?}",
+                    self.metric, rows.values
+                )));
+            }
+            for needed in [
+                expected,
+                mode.needs_dictionary().then_some(section::DICTIONARY),
+            ] {
+                if let Some(needed) = needed.filter(|needed| self.section(needed).is_none()) {
+                    return Err(FormatProblem::MissingSection {
+                        section: needed.into(),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_tiling(&self, sections_start: u64, file_bytes: u64) -> Result<(), FormatProblem> {
+        let mut end = sections_start;
+        for (i, section) in self.sections.iter().enumerate() {
+            if self.sections[..i].iter().any(|s| s.name == section.name) {
+                return Err(FormatProblem::DuplicateSection {
+                    section: section.name.clone(),
+                });
+            }
+            let expected = end.checked_next_multiple_of(ALIGNMENT).unwrap_or(u64::MAX);
+            if section.offset != expected {
+                return Err(FormatProblem::SectionOffset {
+                    section: section.name.clone(),
+                    got: section.offset,
+                    expected,
+                    alignment: ALIGNMENT,
+                });
+            }
+            end = section.end().unwrap_or(u64::MAX);
+            if end > file_bytes {
+                return Err(FormatProblem::SectionPastEnd {
+                    section: section.name.clone(),
+                    offset: section.offset,
+                    end,
+                    file: file_bytes,
+                });
+            }
+        }
+        if end != file_bytes {
+            return Err(FormatProblem::FileLength {
+                got: file_bytes,
+                expected: end,
+            });
+        }
+        Ok(())
+    }
+
+    fn check_shapes(&self) -> Result<(), FormatProblem> {
+        let rows = &self.rows;
+        for section in &self.sections {
+            if !section::ALL.contains(&section.name.as_str()) {
+                if section.required {
+                    return Err(FormatProblem::UnknownSection {
+                        section: section.name.clone(),
+                    });
+                }
+                continue;
+            }
+            let (dtypes, shape): (&[Dtype], &[Option<u64>]) = match section.name.as_str() {
+                section::ROWS => (&[Dtype::U8], &[None]),
+                section::ROW_OFFSETS => (&[Dtype::U32, Dtype::U64], &[rows.count.checked_add(1)]),
+                section::SCALES_CODE | section::SCALES_EMBEDDING => {
+                    (&[Dtype::F32], &[Some(rows.count)])
+                }
+                section::DICTIONARY => (&[Dtype::F32], &[Some(rows.dim), None]),
+                section::IDS => (&[Dtype::I64], &[Some(rows.count)]),
+                _ => (&[Dtype::U8], &[None]), // metadata
+            };
+            check_shape(section, dtypes, shape)?;
+        }
+        self.check_rows()
+    }
+
+    fn check_rows(&self) -> Result<(), FormatProblem> {
+        let rows = self
+            .section(section::ROWS)
+            .ok_or_else(|| FormatProblem::MissingSection {
+                section: section::ROWS.into(),
+            })?;
+        let format = RowFormat::new(self.rows.dim as usize, self.rows.values.into());
+        let nonzero_bytes = format.nonzero_bytes() as u64;
+        let expected = match self.rows.width {
+            Some(width) => {
+                let bytes = self
+                    .rows
+                    .count
+                    .checked_mul(width)
+                    .and_then(|nonzeros| nonzeros.checked_mul(nonzero_bytes));
+                (bytes != Some(rows.length)).then(|| {
+                    format!(
+                        "{} rows of {width} nonzeros of {nonzero_bytes} bytes",
+                        self.rows.count
+                    )
+                })
+            }
+            None => {
+                if self.section(section::ROW_OFFSETS).is_none() {
+                    return Err(FormatProblem::MissingSection {
+                        section: section::ROW_OFFSETS.into(),
+                    });
+                }
+                (!rows.length.is_multiple_of(nonzero_bytes))
+                    .then(|| format!("a whole number of nonzeros of {nonzero_bytes} bytes"))
+            }
+        };
+        expected.map_or(Ok(()), |expected| {
+            Err(FormatProblem::SectionShape {
+                section: rows.name.clone(),
+                got: format!("{} bytes", rows.length),
+                expected,
+            })
+        })
+    }
+}
+
+/// The section that holds the scales of a mode; `None` where every scale is 1.
+///
+/// An inner product needs a scale only where values are levels, and it is the same step in
+/// either space. A cosine needs the norm of the item in the space of the mode.
+pub fn scales_of(mode: Mode, metric: Metric, value: ValueKind) -> Option<&'static str> {
+    match (metric, mode) {
+        (Metric::InnerProduct, _) => value.max_level().map(|_| section::SCALES_CODE),
+        (Metric::Cosine, Mode::Sparse) => Some(section::SCALES_CODE),
+        (Metric::Cosine, _) => Some(section::SCALES_EMBEDDING),
+    }
+}
+
+fn check_shape(
+    section: &SectionHeader,
+    dtypes: &[Dtype],
+    shape: &[Option<u64>],
+) -> Result<(), FormatProblem> {
+    let wrong = || FormatProblem::SectionShape {
+        section: section.name.clone(),
+        got: format!(
+            "{} of shape {:?} in {} bytes",
+            section.dtype, section.shape, section.length
+        ),
+        expected: format!(
+            "{} of shape [{}]",
+            dtypes
+                .iter()
+                .map(|d| d.name())
+                .collect::<Vec<_>>()
+                .join(" or "),
+            shape
+                .iter()
+                .map(|axis| axis.map_or("any".into(), |n| n.to_string()))
+                .collect::<Vec<_>>()
+                .join(", ")
+        ),
+    };
+    let dtype = dtypes
+        .iter()
+        .find(|dtype| dtype.name() == section.dtype)
+        .ok_or_else(wrong)?;
+    let fits = shape.len() == section.shape.len()
+        && shape
+            .iter()
+            .zip(&section.shape)
+            .all(|(expected, got)| expected.is_none_or(|expected| expected == *got));
+    let bytes = section
+        .shape
+        .iter()
+        .try_fold(dtype.bytes(), |bytes, &axis| bytes.checked_mul(axis));
+    // an empty dictionary would divide by its width of 0
+    let empty_dictionary = section.name == super::section::DICTIONARY && bytes == Some(0);
+    if !fits || bytes != Some(section.length) || empty_dictionary {
+        return Err(wrong());
+    }
+    Ok(())
+}

@@ -1,0 +1,60 @@
+//! The `.sridx` file: writer, reader, verification. `README.md` beside this file is the
+//! byte-level specification, and each MUST of it is a variant of
+//! [`FormatProblem`](crate::error::FormatProblem).
+//!
+//! Knows sections and what they must look like, nothing of queries or scores.
+
+mod bytes;
+mod header;
+mod reader;
+mod writer;
+
+pub use bytes::Bytes;
+pub use header::{scales_of, Dtype, Header, RowsHeader, SectionHeader, ValueName};
+pub use reader::{parse, read_file, FilePart};
+pub use writer::{write_file, SectionData};
+
+/// The first bytes of every file. The first is not ASCII, and the line ends catch transfers
+/// that translate them.
+pub const MAGIC: [u8; 8] = *b"\x89SRIX\r\n\x1a";
+
+/// The version that this release writes and reads.
+pub const VERSION: u32 = 1;
+
+/// Every section starts at a multiple of this.
+pub const ALIGNMENT: u64 = 64;
+
+/// Bytes before the header: magic, version, reserved, header length, header checksum.
+pub const PREFIX_BYTES: u64 = 32;
+
+/// The longest header that is read.
+pub const MAX_HEADER_BYTES: u64 = 1 << 16;
+
+/// Names of sections.
+pub mod section {
+    /// The packed rows.
+    pub const ROWS: &str = "rows";
+    /// Where rows start, where they have no common width.
+    pub const ROW_OFFSETS: &str = "row_offsets";
+    /// One scale a row, for scores in code space, and for inner products in either space.
+    pub const SCALES_CODE: &str = "scales_code";
+    /// One scale a row, for cosines in embedding space.
+    pub const SCALES_EMBEDDING: &str = "scales_embedding";
+    /// The atoms.
+    pub const DICTIONARY: &str = "dictionary";
+    /// What the user calls each row.
+    pub const IDS: &str = "ids";
+    /// The user's JSON.
+    pub const METADATA: &str = "metadata";
+
+    /// All that this release knows.
+    pub const ALL: [&str; 7] = [
+        ROWS,
+        ROW_OFFSETS,
+        SCALES_CODE,
+        SCALES_EMBEDDING,
+        DICTIONARY,
+        IDS,
+        METADATA,
+    ];
+}

@@ -1,0 +1,173 @@
+//! What `verify` looks for in the content of sections, beyond checksums: things that no writer
+//! makes, so that a file from elsewhere can be trusted once it is verified.
+
+use super::Index;
+use crate::codes::ValueKind;
+use crate::control::Control;
+use crate::error::FormatProblem;
+use crate::format::section;
+use crate::search::Mode;
+use crate::{Error, Result};
+
+/// Rows between two looks at the control.
+const ROWS_A_CHECK: usize = 4096;
+
+/// Ids: one for each of `n` items, unique, and not -1, which pads results.
+///
+/// # Errors
+/// [`Error::Argument`] with the id and the items that have it.
+pub fn check_ids(ids: &[i64], n: usize) -> Result<()> {
+    if ids.len() != n {
+        return Err(Error::argument(format!(
+            "{} ids for {n} items; expected one for each",
+            ids.len()
+        )));
+    }
+    if let Some(at) = ids.iter().position(|&id| id == -1) {
+        return Err(Error::argument(format!(
+            "item {at} has the id -1, which marks missing results; use another"
+        )));
+    }
+    if ids.is_sorted_by(|a, b| a < b) {
+        return Ok(());
+    }
+    let mut sorted: Vec<(i64, usize)> = ids.iter().copied().zip(0..).collect();
+    sorted.sort_unstable();
+    match sorted.windows(2).find(|two| two[0].0 == two[1].0) {
+        Some(two) => Err(Error::argument(format!(
+            "id {} is given to items {} and {}; ids must be unique",
+            two[0].0, two[0].1, two[1].1
+        ))),
+        None => Ok(()),
+    }
+}
+
+fn content(section: &str, row: usize, reason: String) -> Error {
+    FormatProblem::Content {
+        section: section.into(),
+        row: row as u64,
+        reason,
+    }
+    .into()
+}
+
+/// Checks rows, offsets, scales, ids, dictionary and metadata.
+pub fn check_content(index: &Index, control: &Control) -> Result<()> {
+    check_offsets(index)?;
+    check_rows(index, control)?;
+    for &mode in index.modes() {
+        check_scales(index, mode)?;
+    }
+    if let Some(atoms) = index.atoms() {
+        if let Some(at) = atoms.rows().iter().position(|a| !a.is_finite()) {
+            let reason = format!("holds {}, expected finite numbers", atoms.rows()[at]);
+            return Err(content(section::DICTIONARY, at / atoms.d(), reason));
+        }
+    }
+    if let Some(ids) = index.ids() {
+        check_ids(ids, index.len()).map_err(|error| content(section::IDS, 0, error.to_string()))?;
+    }
+    if let Some(metadata) = index.metadata() {
+        serde_json::from_slice::<serde::de::IgnoredAny>(metadata)
+            .map_err(|error| content(section::METADATA, 0, format!("not JSON: {error}")))?;
+    }
+    Ok(())
+}
+
+fn check_offsets(index: &Index) -> Result<()> {
+    let Some(offsets) = index.section(section::ROW_OFFSETS) else {
+        return Ok(());
+    };
+    let nonzeros = index.rows().nonzeros() as u64;
+    let is_narrow = offsets.as_slice().len() == (index.len() + 1) * 4;
+    let at = |i: usize| -> u64 {
+        if is_narrow {
+            u64::from(offsets.numbers::<u32>()[i])
+        } else {
+            offsets.numbers::<u64>()[i]
+        }
+    };
+    if at(0) != 0 || at(index.len()) != nonzeros {
+        let reason = format!(
+            "offsets go from {} to {}, expected 0 to {nonzeros}",
+            at(0),
+            at(index.len())
+        );
+        return Err(content(section::ROW_OFFSETS, 0, reason));
+    }
+    match (0..index.len()).find(|&i| at(i) > at(i + 1)) {
+        Some(row) => Err(content(
+            section::ROW_OFFSETS,
+            row,
+            format!("offsets fall from {} to {}", at(row), at(row + 1)),
+        )),
+        None => Ok(()),
+    }
+}
+
+fn check_rows(index: &Index, control: &Control) -> Result<()> {
+    let rows = index.rows();
+    let dim = index.dim();
+    let mut latents = Vec::new();
+    for row in 0..rows.len() {
+        if row % ROWS_A_CHECK == 0 {
+            control.check()?;
+        }
+        latents.clear();
+        let mut last = f32::INFINITY;
+        for (rank, (latent, value)) in rows.pairs(row).enumerate() {
+            if latent as usize >= dim {
+                let reason = format!("latent {latent} at rank {rank}, expected less than {dim}");
+                return Err(content(section::ROWS, row, reason));
+            }
+            // comparing this way round refuses NaN too; the first value meets infinity
+            let in_order = value.abs() <= last && value.is_finite();
+            let is_level = rows
+                .format()
+                .value
+                .max_level()
+                .is_none_or(|max| value.abs() <= max);
+            if !in_order || !is_level {
+                let reason = format!(
+                    "value {value} at rank {rank} after one of magnitude {last}; expected \
+                     finite {:?} values by descending magnitude",
+                    rows.format().value
+                );
+                return Err(content(section::ROWS, row, reason));
+            }
+            last = value.abs();
+            if value != 0.0 {
+                latents.push(latent);
+            }
+        }
+        latents.sort_unstable();
+        if let Some(two) = latents.windows(2).find(|two| two[0] == two[1]) {
+            let reason = format!("latent {} appears more than once", two[0]);
+            return Err(content(section::ROWS, row, reason));
+        }
+        if rows.format().value == ValueKind::Float32 && rows.width().is_none() && last == 0.0 {
+            let reason = "a stored zero in a row without padding".into();
+            return Err(content(section::ROWS, row, reason));
+        }
+    }
+    Ok(())
+}
+
+fn check_scales(index: &Index, mode: Mode) -> Result<()> {
+    let Some(scales) = index.scales(mode) else {
+        return Ok(());
+    };
+    match scales.iter().position(|s| !(s.is_finite() && *s >= 0.0)) {
+        Some(row) => Err(content(
+            index.header.modes[mode.name()]
+                .as_deref()
+                .expect("a mode with scales names their section"),
+            row,
+            format!(
+                "scale {}, expected a finite number of at least 0",
+                scales[row]
+            ),
+        )),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,359 @@
+//! What a user holds: rows, scales, ids and a dictionary, over owned or mapped bytes.
+//!
+//! [`Index::build`] makes one from codes, [`Index::save`] and [`Index::open`] move it through a
+//! file, [`Index::search`] asks it. An index never changes; it may be shared between threads.
+
+mod build;
+mod check;
+
+pub use build::{BuildOptions, DictionaryData};
+pub use check::check_ids;
+
+use std::path::Path;
+
+use crate::codes::{RowFormat, RowSpan, RowsView, ValueKind};
+use crate::control::Control;
+use crate::error::FormatProblem;
+use crate::format::{self, section, Bytes, Dtype, FilePart, Header, SectionData};
+use crate::kernels::Kernels;
+use crate::search::{self, Atoms, Hit, Metric, Mode, Queries, ScanRows, WeightSource};
+use crate::{Error, Result};
+
+/// An index: rows over latents, and what it takes to score them.
+#[derive(Debug, Clone)]
+pub struct Index {
+    header: Header,
+    metric: Metric,
+    modes: Vec<Mode>,
+    sections: Vec<(&'static str, Bytes)>,
+    /// The file behind it, where there is one.
+    file: Option<FilePart>,
+}
+
+/// A section as [`Index::sections`] lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SectionInfo {
+    /// Its name.
+    pub name: String,
+    /// The type of its numbers.
+    pub dtype: String,
+    /// Numbers along each axis.
+    pub shape: Vec<u64>,
+    /// Bytes.
+    pub bytes: u64,
+    /// True where its size grows with the number of items.
+    pub grows: bool,
+}
+
+impl Index {
+    /// Opens a file: maps it, or, where `mapped` is false, reads it whole.
+    ///
+    /// Reads the header only; see [`Index::verify`] for the rest.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Format`], [`Error::OutOfMemory`], [`Error::Interrupted`].
+    pub fn open(path: &Path, mapped: bool, control: &Control) -> Result<Self> {
+        Self::from_file(format::read_file(path, mapped, control)?)
+            .map_err(|error| error.in_file(path))
+    }
+
+    /// An index over a file that has been read.
+    ///
+    /// # Errors
+    /// [`Error::Format`] where the sections do not make up an index.
+    pub fn from_file(file: FilePart) -> Result<Self> {
+        let sections = section::ALL
+            .into_iter()
+            .filter_map(|name| Some((name, file.section(name)?)))
+            .collect();
+        Self::from_parts(file.header().clone(), sections, Some(file))
+    }
+
+    fn from_parts(
+        header: Header,
+        sections: Vec<(&'static str, Bytes)>,
+        file: Option<FilePart>,
+    ) -> Result<Self> {
+        let bad = |error: Error| FormatProblem::Header {
+            offset: format::PREFIX_BYTES,
+            reason: error.to_string(),
+        };
+        let metric = Metric::from_name(&header.metric).map_err(bad)?;
+        let modes = header
+            .modes
+            .keys()
+            .map(|name| Mode::from_name(name))
+            .collect::<Result<Vec<_>>>()
+            .map_err(bad)?;
+        let index = Self {
+            header,
+            metric,
+            modes,
+            sections,
+            file,
+        };
+        index.try_rows().map_err(bad)?;
+        Ok(index)
+    }
+
+    /// Writes the index to a file, beside it and then in its place.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Interrupted`]; the target is then as it was.
+    pub fn save(&self, path: &Path, control: &Control) -> Result<()> {
+        let described = |name: &str| -> (Dtype, Vec<u64>) {
+            let entry = self
+                .header
+                .section(name)
+                .expect("every section is in the header");
+            let dtype = [Dtype::U8, Dtype::U32, Dtype::U64, Dtype::I64, Dtype::F32]
+                .into_iter()
+                .find(|dtype| dtype.name() == entry.dtype)
+                .expect("dtypes of known sections are known");
+            (dtype, entry.shape.clone())
+        };
+        let sections: Vec<_> = self
+            .sections
+            .iter()
+            .map(|(name, bytes)| {
+                let (dtype, shape) = described(name);
+                SectionData {
+                    name,
+                    dtype,
+                    shape,
+                    required: *name != section::METADATA,
+                    bytes: bytes.as_slice(),
+                }
+            })
+            .collect();
+        format::write_file(path, self.header.clone(), &sections, control)
+    }
+
+    /// Number of items.
+    pub fn len(&self) -> usize {
+        self.header.rows.count as usize
+    }
+
+    /// True where there is no item.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Number of latents.
+    pub fn dim(&self) -> usize {
+        self.header.rows.dim as usize
+    }
+
+    /// What scores are.
+    pub fn metric(&self) -> Metric {
+        self.metric
+    }
+
+    /// The modes that this index was built for.
+    pub fn modes(&self) -> &[Mode] {
+        &self.modes
+    }
+
+    /// How values are stored.
+    pub fn value_kind(&self) -> ValueKind {
+        self.header.rows.values.into()
+    }
+
+    /// Nonzeros of every row, or `None` where rows differ.
+    pub fn width(&self) -> Option<u64> {
+        self.header.rows.width
+    }
+
+    /// The program that built it.
+    pub fn writer(&self) -> &str {
+        &self.header.writer
+    }
+
+    /// True where rows are read from a mapped file.
+    pub fn is_mapped(&self) -> bool {
+        self.section(section::ROWS).is_some_and(Bytes::is_mapped)
+    }
+
+    /// The ids, where items have other names than their positions.
+    pub fn ids(&self) -> Option<&[i64]> {
+        self.section(section::IDS).map(Bytes::numbers)
+    }
+
+    /// The user's JSON, where there is some.
+    pub fn metadata(&self) -> Option<&[u8]> {
+        self.section(section::METADATA).map(Bytes::as_slice)
+    }
+
+    /// The dictionary, where there is one.
+    pub fn atoms(&self) -> Option<Atoms<'_>> {
+        let rows = self.section(section::DICTIONARY)?;
+        let d = self.header.section(section::DICTIONARY)?.shape.get(1)?;
+        Atoms::new(rows.numbers(), *d as usize).ok()
+    }
+
+    /// The rows.
+    pub fn rows(&self) -> RowsView<'_> {
+        self.try_rows()
+            .expect("from_parts has tried it on the same bytes")
+    }
+
+    fn try_rows(&self) -> Result<RowsView<'_>> {
+        let rows = &self.header.rows;
+        let data = self
+            .section(section::ROWS)
+            .ok_or_else(|| missing(section::ROWS))?;
+        let span = match rows.width {
+            Some(width) => RowSpan::Fixed(width as usize),
+            None => {
+                let offsets = self
+                    .section(section::ROW_OFFSETS)
+                    .ok_or_else(|| missing(section::ROW_OFFSETS))?;
+                match self.header.section(section::ROW_OFFSETS) {
+                    Some(entry) if entry.dtype == Dtype::U32.name() => {
+                        RowSpan::Offsets32(offsets.numbers())
+                    }
+                    _ => RowSpan::Offsets64(offsets.numbers()),
+                }
+            }
+        };
+        RowsView::new(
+            RowFormat::new(self.dim(), self.value_kind()),
+            span,
+            self.len(),
+            self.dim(),
+            data.as_slice(),
+        )
+    }
+
+    /// The scales of a mode; `None` where every scale is 1.
+    pub fn scales(&self, mode: Mode) -> Option<&[f32]> {
+        let name = self.header.modes.get(mode.name())?.as_deref()?;
+        self.section(name).map(Bytes::numbers)
+    }
+
+    fn section(&self, name: &str) -> Option<&Bytes> {
+        self.sections
+            .iter()
+            .find(|section| section.0 == name)
+            .map(|section| &section.1)
+    }
+
+    /// All sections with their sizes.
+    pub fn sections(&self) -> Vec<SectionInfo> {
+        self.header
+            .sections
+            .iter()
+            .map(|entry| SectionInfo {
+                name: entry.name.clone(),
+                dtype: entry.dtype.clone(),
+                shape: entry.shape.clone(),
+                bytes: entry.length,
+                grows: ![section::DICTIONARY, section::METADATA].contains(&entry.name.as_str()),
+            })
+            .collect()
+    }
+
+    /// Bytes of rows and scales divided by the number of items; what an item costs, without
+    /// its id. 0 where there is no item.
+    pub fn bytes_per_item(&self) -> f64 {
+        let counted = [
+            section::ROWS,
+            section::ROW_OFFSETS,
+            section::SCALES_CODE,
+            section::SCALES_EMBEDDING,
+        ];
+        let bytes: u64 = self
+            .header
+            .sections
+            .iter()
+            .filter(|entry| counted.contains(&entry.name.as_str()))
+            .map(|entry| entry.length)
+            .sum();
+        if self.is_empty() {
+            0.0
+        } else {
+            bytes as f64 / self.len() as f64
+        }
+    }
+
+    /// Reads everything: checksums of the file, where there is one, then rows, offsets, scales,
+    /// ids and dictionary for content that no writer makes.
+    ///
+    /// # Errors
+    /// [`Error::Format`] with the first thing wrong, [`Error::Interrupted`].
+    pub fn verify(&self, control: &Control) -> Result<()> {
+        if let Some(file) = &self.file {
+            file.verify(control)?;
+        }
+        check::check_content(self, control)
+    }
+
+    /// The best `min(k, len)` items of each query as positions, best first, ties by lower
+    /// position. Runs on the current rayon pool.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] where the index was not built for `mode`, queries and mode or widths
+    /// do not fit, or `k` is 0; [`Error::OutOfMemory`], [`Error::Interrupted`].
+    pub fn search(
+        &self,
+        queries: &Queries<'_>,
+        mode: Mode,
+        k: usize,
+        kernels: Kernels,
+        control: &Control,
+    ) -> Result<Vec<Vec<Hit>>> {
+        self.check_queries(queries, mode)?;
+        let data = ScanRows {
+            rows: self.rows(),
+            scales: self.scales(mode),
+        };
+        let source = WeightSource {
+            queries: *queries,
+            mode,
+            metric: self.metric,
+            atoms: self.atoms(),
+            kernels,
+        };
+        search::scan(&data, &source, k, control)
+    }
+
+    fn check_queries(&self, queries: &Queries<'_>, mode: Mode) -> Result<()> {
+        if !self.modes.contains(&mode) {
+            let built: Vec<_> = self.modes.iter().map(|mode| mode.name()).collect();
+            let dictionary = if mode.needs_dictionary() && self.atoms().is_none() {
+                " and a dictionary"
+            } else {
+                ""
+            };
+            return Err(Error::argument(format!(
+                "this index was built for {built:?}, not for mode {:?}; build it with \
+                 modes=[.., {:?}]{dictionary}",
+                mode.name(),
+                mode.name(),
+            )));
+        }
+        match *queries {
+            Queries::Codes(codes) if codes.dim() != self.dim() => Err(Error::argument(format!(
+                "queries are codes over {} latents, the index has {}; encode them with the \
+                 model that encoded the items",
+                codes.dim(),
+                self.dim()
+            ))),
+            Queries::Dense { d, .. } if self.atoms().is_some_and(|atoms| atoms.d() != d) => {
+                Err(Error::argument(format!(
+                    "queries have {d} columns, this index holds a dictionary for {}; embed them \
+                     with the model that made the items",
+                    self.atoms().map_or(0, |atoms| atoms.d())
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn missing(name: &str) -> Error {
+    FormatProblem::MissingSection {
+        section: name.into(),
+    }
+    .into()
+}

@@ -1,0 +1,231 @@
+//! The only hot loops: scores of packed rows and projections onto atoms.
+//!
+//! One table of functions an instruction set, chosen once a search, never a row. A [`Kernels`]
+//! can be had only through the check that this CPU has its instructions, so holding one is
+//! the proof, and its methods are safe.
+//!
+//! # One order of additions
+//!
+//! Every sum here is defined over eight lanes: term `i` is added to lane `i % 8` in ascending
+//! `i`, and at the end lane pairs are added as a tree, 4 apart, then 2, then 1. Products and
+//! sums are IEEE double precision, each rounded on its own (no fused multiply-add). Any
+//! instruction set can follow that order, so all of them return the same bits, and there is
+//! no error bound to prove between a fast pass and an exact one: the fast pass is the exact
+//! one. (Look-ups bound these loops, not arithmetic: double precision costs nothing here.)
+//!
+//! Products of a float32 or integer value and a float32 weight are exact in double precision.
+
+mod generic;
+#[cfg(test)]
+mod oracle;
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
+
+use std::ops::Range;
+
+use crate::codes::{RowFormat, RowsView};
+use crate::{Error, Result};
+
+pub use generic::{dot, norm};
+
+/// The environment variable that forces an instruction set.
+pub const ISA_VARIABLE: &str = "SPARSE_RETRIEVAL_ISA";
+
+/// The most queries that [`Kernels::project`] takes at once: an atom is read once for them.
+pub const PROJECT_QUERIES: usize = 4;
+
+/// An instruction set for which there are kernels, from the plainest to the widest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Isa {
+    /// Whatever the target's baseline has.
+    Scalar,
+    /// AVX2.
+    Avx2,
+    /// AVX-512 F, VL, BW and DQ.
+    Avx512,
+}
+
+impl Isa {
+    /// All of them, plainest first.
+    pub const ALL: [Self; 3] = [Self::Scalar, Self::Avx2, Self::Avx512];
+
+    /// Its name, as [`ISA_VARIABLE`] takes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Scalar => "scalar",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+        }
+    }
+}
+
+/// Weights of the latents, padded so that no latent that a row can hold reads out of bounds:
+/// with 16-bit latents to 65,536 entries, with 32-bit ones by one entry of 0 at which larger
+/// latents are clamped. A hostile file is safe by construction, not by checks in the loop.
+#[derive(Debug, Clone)]
+pub struct WeightTable {
+    entries: Vec<f64>,
+    latent_bits: u32,
+    dim: usize,
+}
+
+impl WeightTable {
+    /// A table of zeros for rows of this format over `dim` latents.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn zeros(format: RowFormat, dim: usize) -> Result<Self> {
+        let padded = if format.latent_bits == 16 {
+            1 << 16
+        } else {
+            dim + 1
+        };
+        let entries =
+            bytemuck::allocation::try_zeroed_vec(padded).map_err(|()| Error::OutOfMemory {
+                what: "a table of query weights",
+                bytes: padded * size_of::<f64>(),
+            })?;
+        Ok(Self {
+            entries,
+            latent_bits: format.latent_bits,
+            dim,
+        })
+    }
+
+    /// The weights of the latents, without the padding.
+    pub fn weights(&self) -> &[f64] {
+        &self.entries[..self.dim]
+    }
+
+    /// The same, to be written.
+    pub fn weights_mut(&mut self) -> &mut [f64] {
+        &mut self.entries[..self.dim]
+    }
+}
+
+type ScoreRows = unsafe fn(&RowsView<'_>, Range<usize>, &WeightTable, &mut [f64]);
+type Project = unsafe fn(&[f32], &[f64], usize, &mut [&mut [f64]]);
+
+/// The kernels of one instruction set that this CPU has.
+#[derive(Debug, Clone, Copy)]
+pub struct Kernels {
+    isa: Isa,
+    score_rows: ScoreRows,
+    project: Project,
+}
+
+impl Kernels {
+    /// The kernels of `isa`, or `None` where this CPU lacks it.
+    pub fn of(isa: Isa) -> Option<Self> {
+        match isa {
+            Isa::Scalar => Some(Self {
+                isa,
+                score_rows: generic::score_rows,
+                project: generic::project,
+            }),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => is_x86_feature_detected!("avx2").then_some(Self {
+                isa,
+                score_rows: x86_64::avx2::score_rows,
+                project: x86_64::avx2::project,
+            }),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => x86_64::avx512::is_available().then_some(Self {
+                isa,
+                score_rows: x86_64::avx512::score_rows,
+                project: x86_64::avx512::project,
+            }),
+            #[cfg(not(target_arch = "x86_64"))]
+            Isa::Avx2 | Isa::Avx512 => None,
+        }
+    }
+
+    /// Every instruction set that this CPU has, plainest first.
+    pub fn available() -> Vec<Self> {
+        Isa::ALL.into_iter().filter_map(Self::of).collect()
+    }
+
+    /// The widest that this CPU has.
+    pub fn best() -> Self {
+        Isa::ALL
+            .into_iter()
+            .rev()
+            .find_map(Self::of)
+            .expect("Isa::Scalar is always available")
+    }
+
+    /// The instruction set that [`ISA_VARIABLE`] names, or the best one where it is not set.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for an unknown name, or one that this CPU lacks.
+    pub fn from_environment() -> Result<Self> {
+        let Some(name) = std::env::var_os(ISA_VARIABLE).filter(|name| !name.is_empty()) else {
+            return Ok(Self::best());
+        };
+        let names = Isa::ALL.map(Isa::name).join(", ");
+        let isa = Isa::ALL
+            .into_iter()
+            .find(|isa| name.to_str() == Some(isa.name()))
+            .ok_or_else(|| {
+                Error::argument(format!(
+                    "{ISA_VARIABLE} is {name:?}; expected one of {names}, or unset"
+                ))
+            })?;
+        Self::of(isa).ok_or_else(|| {
+            Error::argument(format!(
+                "{ISA_VARIABLE} asks for {}, which this CPU lacks; it has {}",
+                isa.name(),
+                Self::available()
+                    .iter()
+                    .map(|kernels| kernels.isa.name())
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            ))
+        })
+    }
+
+    /// The instruction set.
+    pub fn isa(self) -> Isa {
+        self.isa
+    }
+
+    /// Scores rows: `out[i] = sum_r table[latent_r] * value_r` over the ranks `r` of row
+    /// `rows.start + i`, in the order of the module's head.
+    ///
+    /// # Panics
+    /// Where the range leaves the rows, `out` has another length than the range, or the table
+    /// was made for another row format.
+    pub fn score_rows(
+        self,
+        rows: &RowsView<'_>,
+        range: Range<usize>,
+        table: &WeightTable,
+        out: &mut [f64],
+    ) {
+        assert!(range.start <= range.end && range.end <= rows.len());
+        assert_eq!(out.len(), range.len());
+        assert_eq!(table.latent_bits, rows.format().latent_bits);
+        // SAFETY: the CPU has the instructions (Self::of is the only way to a Kernels). The
+        // range lies in the rows, and no latent of the rows' width can index beyond the table:
+        // WeightTable::zeros, the only maker of tables, padded it for that width.
+        unsafe { (self.score_rows)(rows, range, table, out) }
+    }
+
+    /// Projects queries onto atoms: `out[q][a] = sum_i atoms[a * d + i] * queries[q * d + i]`,
+    /// in the order of the module's head.
+    ///
+    /// # Panics
+    /// Where there are more than [`PROJECT_QUERIES`] queries, `d` is 0, `out` has not one slice
+    /// a query, or a slice of it not one number an atom.
+    pub fn project(self, atoms: &[f32], queries: &[f64], d: usize, out: &mut [&mut [f64]]) {
+        assert!(d > 0 && atoms.len().is_multiple_of(d));
+        assert!(out.len() <= PROJECT_QUERIES);
+        assert_eq!(queries.len(), out.len() * d);
+        assert!(out.iter().all(|out| out.len() == atoms.len() / d));
+        // SAFETY: the CPU has the instructions (Self::of is the only way to a Kernels).
+        unsafe { (self.project)(atoms, queries, d, out) }
+    }
+}
+
+#[cfg(test)]
+mod tests;

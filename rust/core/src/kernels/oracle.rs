@@ -1,0 +1,26 @@
+//! The plain definitions that the kernels are held against; tests only. Shares no code with
+//! them: rows are read pair by pair, lanes are spelled out.
+
+use crate::codes::RowsView;
+
+/// The score of a row by the order that the module's head defines.
+pub fn score_row(rows: &RowsView<'_>, row: usize, weights: &[f64]) -> f64 {
+    let mut lanes = [0.0f64; 8];
+    for (rank, (latent, value)) in rows.pairs(row).enumerate() {
+        // a latent beyond dim, as only a damaged file holds, weighs nothing
+        let weight = weights.get(latent as usize).copied().unwrap_or(0.0);
+        lanes[rank % 8] += weight * f64::from(value);
+    }
+    ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6]))
+        + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]))
+}
+
+/// The inner product of an atom and a query in the same order.
+pub fn project(atom: &[f32], query: &[f64]) -> f64 {
+    let mut lanes = [0.0f64; 8];
+    for (i, (&a, &q)) in atom.iter().zip(query).enumerate() {
+        lanes[i % 8] += f64::from(a) * q;
+    }
+    ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6]))
+        + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]))
+}

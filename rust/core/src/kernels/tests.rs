@@ -1,0 +1,131 @@
+//! Every instruction set of this machine against the oracle, bit for bit.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::codes::{pack, Codes, RowSpan, ValueKind};
+use crate::control::Control;
+
+#[test]
+fn the_scalar_path_is_always_there_and_best_is_the_widest() {
+    let available = Kernels::available();
+    assert_eq!(available[0].isa(), Isa::Scalar);
+    assert_eq!(available.last().unwrap().isa(), Kernels::best().isa());
+    println!("kernels tested here: {available:?}");
+}
+
+fn packed_rows(rows: &[Vec<(u32, f32)>], dim: usize, value: ValueKind) -> crate::codes::PackedRows {
+    let mut indptr = vec![0i64];
+    let (mut latents, mut values) = (Vec::new(), Vec::new());
+    for row in rows {
+        for &(latent, v) in row {
+            latents.push(latent);
+            values.push(v);
+        }
+        indptr.push(latents.len() as i64);
+    }
+    let codes = Codes::from_csr(&indptr, &latents, &values, dim).unwrap();
+    pack(codes.view(), value, &Control::new()).unwrap()
+}
+
+fn rows_strategy(dim: u32) -> impl Strategy<Value = Vec<Vec<(u32, f32)>>> {
+    let row = proptest::collection::btree_map(0..dim, -100.0f32..100.0, 0..40)
+        .prop_map(|row| row.into_iter().collect());
+    proptest::collection::vec(row, 0..30)
+}
+
+proptest! {
+    #[test]
+    fn every_instruction_set_scores_rows_as_the_oracle_does(
+        (dim, rows, weights) in prop_oneof![Just(40u32), Just(4096), Just(65_536), Just(70_000)]
+            .prop_flat_map(|dim| (
+                Just(dim as usize),
+                rows_strategy(dim),
+                proptest::collection::vec(-1e3f64..1e3, 64),
+            )),
+        value in prop_oneof![
+            Just(ValueKind::Float32), Just(ValueKind::Int16), Just(ValueKind::Int8)],
+        cut in 0usize..3,
+    ) {
+        let packed = packed_rows(&rows, dim, value);
+        let view = packed.view().unwrap();
+        let mut table = WeightTable::zeros(view.format(), dim).unwrap();
+        for (latent, weight) in table.weights_mut().iter_mut().enumerate() {
+            *weight = weights[latent % 64] + latent as f64;
+        }
+        let start = cut.min(view.len());
+        let expected: Vec<u64> = (start..view.len())
+            .map(|row| oracle::score_row(&view, row, table.weights()).to_bits())
+            .collect();
+        for kernels in Kernels::available() {
+            let mut out = vec![f64::NAN; view.len() - start];
+            kernels.score_rows(&view, start..view.len(), &table, &mut out);
+            let got: Vec<u64> = out.iter().map(|score| score.to_bits()).collect();
+            prop_assert_eq!(&got, &expected, "{:?}", kernels.isa());
+        }
+    }
+
+    #[test]
+    fn every_instruction_set_projects_as_the_oracle_does(
+        d in 1usize..70,
+        n_atoms in 0usize..9,
+        n_queries in 0..=PROJECT_QUERIES,
+        seed in proptest::collection::vec(-10.0f32..10.0, 61),
+    ) {
+        let atoms: Vec<f32> = (0..n_atoms * d).map(|i| seed[i * 7 % 61] * 1.01).collect();
+        let queries: Vec<f64> = (0..n_queries * d)
+            .map(|i| f64::from(seed[i * 11 % 61]) / 3.0)
+            .collect();
+        for kernels in Kernels::available() {
+            let mut out = vec![vec![f64::NAN; n_atoms]; n_queries];
+            let mut slices: Vec<&mut [f64]> = out.iter_mut().map(Vec::as_mut_slice).collect();
+            kernels.project(&atoms, &queries, d, &mut slices);
+            for (out, query) in out.iter().zip(queries.chunks_exact(d)) {
+                for (got, atom) in out.iter().zip(atoms.chunks_exact(d)) {
+                    let expected = oracle::project(atom, query);
+                    prop_assert_eq!(got.to_bits(), expected.to_bits(), "{:?}", kernels.isa());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn norm_and_dot_match_their_definitions(
+        a in proptest::collection::vec(-1e3f64..1e3, 0..40),
+        power in -300i32..300,
+    ) {
+        let scale = 10f64.powi(power);
+        let scaled: Vec<f64> = a.iter().map(|x| x * scale).collect();
+        let plain = a.iter().map(|x| x * x).sum::<f64>();
+        // 40 terms, each rounded twice: 1e-13 is a thousand times the worst case
+        prop_assert!((dot(&a, &a) - plain).abs() <= 1e-13 * plain);
+        let expected = plain.sqrt() * scale;
+        prop_assert!((norm(&scaled) - expected).abs() <= 1e-13 * expected);
+    }
+}
+
+#[test]
+fn latents_beyond_the_table_as_only_a_damaged_file_holds_weigh_nothing() {
+    for (dim, latent_bytes) in [(10usize, 2usize), (70_000, 4)] {
+        let format = crate::codes::RowFormat::new(dim, ValueKind::Int8);
+        let mut data = vec![0xFF; 9 * latent_bytes];
+        data.extend([1; 9]);
+        let view = RowsView::new(format, RowSpan::Fixed(9), 1, dim, &data).unwrap();
+        let mut table = WeightTable::zeros(format, dim).unwrap();
+        table.weights_mut().fill(1.0);
+        for kernels in Kernels::available() {
+            let mut out = [f64::NAN];
+            kernels.score_rows(&view, 0..1, &table, &mut out);
+            assert_eq!(out[0], 0.0, "{:?}", kernels.isa());
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "left == right")]
+fn a_table_of_another_format_is_refused() {
+    let narrow = packed_rows(&[vec![(1, 1.0)]], 10, ValueKind::Int8);
+    let wide = packed_rows(&[vec![(1, 1.0)]], 70_000, ValueKind::Int8);
+    let table = WeightTable::zeros(wide.format, 10).unwrap();
+    Kernels::best().score_rows(&narrow.view().unwrap(), 0..1, &table, &mut [0.0]);
+}

@@ -1,0 +1,164 @@
+//! AVX2: eight nonzeros of a row at a time in two registers of four lanes, weights by gather.
+
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+use super::padded_group;
+use crate::codes::RowsView;
+use crate::kernels::generic::{self, with_row_types, LANES};
+use crate::kernels::WeightTable;
+
+/// Four latents as gather indices below the length of the table.
+trait Latents4: generic::LatentWidth {
+    /// # Safety
+    /// AVX2 is there, and `latents` points to four latents.
+    unsafe fn load(latents: *const u8, last: __m128i) -> __m128i;
+}
+
+impl Latents4 for generic::Latent16 {
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn load(latents: *const u8, _last: __m128i) -> __m128i {
+        // SAFETY: the caller's pointer has the 8 bytes of four latents; the load needs no
+        // alignment.
+        _mm_cvtepu16_epi32(unsafe { _mm_loadu_si64(latents) })
+    }
+}
+
+impl Latents4 for generic::Latent32 {
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn load(latents: *const u8, last: __m128i) -> __m128i {
+        // SAFETY: the caller's pointer has the 16 bytes of four latents; the load needs no
+        // alignment.
+        _mm_min_epu32(unsafe { _mm_loadu_si128(latents.cast()) }, last)
+    }
+}
+
+/// Four values in double precision.
+trait Values4: generic::StoredValue {
+    /// # Safety
+    /// AVX2 is there, and `values` points to four values.
+    unsafe fn load(values: *const u8) -> __m256d;
+}
+
+impl Values4 for generic::Float32 {
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn load(values: *const u8) -> __m256d {
+        // SAFETY: the caller's pointer has the 16 bytes of four values; the load needs no
+        // alignment.
+        _mm256_cvtps_pd(unsafe { _mm_loadu_ps(values.cast()) })
+    }
+}
+
+impl Values4 for generic::Int16 {
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn load(values: *const u8) -> __m256d {
+        // SAFETY: the caller's pointer has the 8 bytes of four values; the load needs no
+        // alignment.
+        _mm256_cvtepi32_pd(_mm_cvtepi16_epi32(unsafe { _mm_loadu_si64(values) }))
+    }
+}
+
+impl Values4 for generic::Int8 {
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn load(values: *const u8) -> __m256d {
+        // SAFETY: the caller's pointer has the 4 bytes of four values; the load needs no
+        // alignment.
+        _mm256_cvtepi32_pd(_mm_cvtepi8_epi32(unsafe { _mm_loadu_si32(values) }))
+    }
+}
+
+/// [`Kernels::score_rows`](crate::kernels::Kernels::score_rows).
+///
+/// # Safety
+/// The CPU has AVX2, and `table` was made for the format of `rows`.
+#[target_feature(enable = "avx2")]
+pub unsafe fn score_rows(
+    rows: &RowsView<'_>,
+    range: Range<usize>,
+    table: &WeightTable,
+    out: &mut [f64],
+) {
+    // SAFETY: the caller's promises are those that score_rows_of asks for.
+    unsafe { with_row_types!(rows, score_rows_of(rows, range, table, out)) }
+}
+
+/// # Safety
+/// As [`score_rows`], and `L` and `V` are the types that the rows store.
+#[target_feature(enable = "avx2")]
+unsafe fn score_rows_of<L: Latents4, V: Values4>(
+    rows: &RowsView<'_>,
+    range: Range<usize>,
+    table: &WeightTable,
+    out: &mut [f64],
+) {
+    let entries = table.entries.as_slice();
+    for (row, out) in range.zip(out) {
+        let (latents, values) = rows.row(row);
+        let whole_latents = latents.chunks_exact(LANES * L::BYTES);
+        let whole_values = values.chunks_exact(LANES * V::BYTES);
+        let rest = (whole_latents.remainder(), whole_values.remainder());
+        let mut low = _mm256_setzero_pd();
+        let mut high = _mm256_setzero_pd();
+        for (latents, values) in whole_latents.zip(whole_values) {
+            // SAFETY: both chunks hold eight elements, and the table was made for the rows.
+            (low, high) = unsafe { add_group::<L, V>(latents, values, entries, low, high) };
+        }
+        if !rest.0.is_empty() {
+            let latents = padded_group(rest.0, L::BYTES);
+            let values = padded_group(rest.1, V::BYTES);
+            // SAFETY: both groups have room for eight elements, and the table was made for the
+            // rows.
+            (low, high) = unsafe { add_group::<L, V>(&latents, &values, entries, low, high) };
+        }
+        let four = _mm256_add_pd(low, high);
+        let two = _mm_add_pd(
+            _mm256_castpd256_pd128(four),
+            _mm256_extractf128_pd::<1>(four),
+        );
+        *out = _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
+    }
+}
+
+/// Adds eight nonzeros to the lanes 0 to 3 (`low`) and 4 to 7 (`high`).
+///
+/// # Safety
+/// AVX2 is there, `latents` and `values` hold at least eight elements, and `entries` was
+/// padded by [`WeightTable`] for latents of `L`.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn add_group<L: Latents4, V: Values4>(
+    latents: &[u8],
+    values: &[u8],
+    entries: &[f64],
+    low: __m256d,
+    high: __m256d,
+) -> (__m256d, __m256d) {
+    // dim < 2^31 (codes::check_dim), so the last entry's index is a non-negative i32
+    let last = _mm_set1_epi32((entries.len() - 1) as i32);
+    // SAFETY: eight elements are there by the caller's promise, so four at each half. An index
+    // is below 65,536, the length of the table that WeightTable pads for 16-bit latents, or
+    // clamped to the last entry.
+    unsafe {
+        let index = L::load(latents.as_ptr(), last);
+        let weights = _mm256_i32gather_pd::<8>(entries.as_ptr(), index);
+        let low = _mm256_add_pd(low, _mm256_mul_pd(weights, V::load(values.as_ptr())));
+        let index = L::load(latents.as_ptr().add(4 * L::BYTES), last);
+        let weights = _mm256_i32gather_pd::<8>(entries.as_ptr(), index);
+        let values = V::load(values.as_ptr().add(4 * V::BYTES));
+        (low, _mm256_add_pd(high, _mm256_mul_pd(weights, values)))
+    }
+}
+
+/// [`Kernels::project`](crate::kernels::Kernels::project).
+///
+/// # Safety
+/// The CPU has AVX2.
+#[target_feature(enable = "avx2")]
+pub unsafe fn project(atoms: &[f32], queries: &[f64], d: usize, out: &mut [&mut [f64]]) {
+    generic::project(atoms, queries, d, out);
+}

@@ -1,0 +1,156 @@
+//! AVX-512: eight nonzeros of a row at a time, one a lane, weights by gather.
+
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+use super::padded_group;
+use crate::codes::RowsView;
+use crate::kernels::generic::{self, with_row_types, LANES};
+use crate::kernels::WeightTable;
+
+/// True where this CPU has all that the functions here use.
+pub fn is_available() -> bool {
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512dq")
+}
+
+/// Eight latents as gather indices below the length of the table.
+trait Latents8: generic::LatentWidth {
+    /// # Safety
+    /// AVX-512 is there, and `latents` points to eight latents.
+    unsafe fn load(latents: *const u8, last: __m256i) -> __m256i;
+}
+
+impl Latents8 for generic::Latent16 {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq")]
+    unsafe fn load(latents: *const u8, _last: __m256i) -> __m256i {
+        // SAFETY: the caller's pointer has the 16 bytes of eight latents; loadu needs no
+        // alignment.
+        _mm256_cvtepu16_epi32(unsafe { _mm_loadu_si128(latents.cast()) })
+    }
+}
+
+impl Latents8 for generic::Latent32 {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq")]
+    unsafe fn load(latents: *const u8, last: __m256i) -> __m256i {
+        // SAFETY: the caller's pointer has the 32 bytes of eight latents; loadu needs no
+        // alignment.
+        _mm256_min_epu32(unsafe { _mm256_loadu_si256(latents.cast()) }, last)
+    }
+}
+
+/// Eight values in double precision.
+trait Values8: generic::StoredValue {
+    /// # Safety
+    /// AVX-512 is there, and `values` points to eight values.
+    unsafe fn load(values: *const u8) -> __m512d;
+}
+
+impl Values8 for generic::Float32 {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq")]
+    unsafe fn load(values: *const u8) -> __m512d {
+        // SAFETY: the caller's pointer has the 32 bytes of eight values; loadu needs no
+        // alignment.
+        _mm512_cvtps_pd(unsafe { _mm256_loadu_ps(values.cast()) })
+    }
+}
+
+impl Values8 for generic::Int16 {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq")]
+    unsafe fn load(values: *const u8) -> __m512d {
+        // SAFETY: the caller's pointer has the 16 bytes of eight values; loadu needs no
+        // alignment.
+        _mm512_cvtepi32_pd(_mm256_cvtepi16_epi32(unsafe {
+            _mm_loadu_si128(values.cast())
+        }))
+    }
+}
+
+impl Values8 for generic::Int8 {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq")]
+    unsafe fn load(values: *const u8) -> __m512d {
+        // SAFETY: the caller's pointer has the 8 bytes of eight values; loadu needs no
+        // alignment.
+        _mm512_cvtepi32_pd(_mm256_cvtepi8_epi32(unsafe { _mm_loadu_si64(values) }))
+    }
+}
+
+/// [`Kernels::score_rows`](crate::kernels::Kernels::score_rows).
+///
+/// # Safety
+/// The CPU has AVX-512 F, VL, BW and DQ, and `table` was made for the format of `rows`.
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq")]
+pub unsafe fn score_rows(
+    rows: &RowsView<'_>,
+    range: Range<usize>,
+    table: &WeightTable,
+    out: &mut [f64],
+) {
+    // SAFETY: the caller's promises are those that score_rows_of asks for.
+    unsafe { with_row_types!(rows, score_rows_of(rows, range, table, out)) }
+}
+
+/// # Safety
+/// As [`score_rows`], and `L` and `V` are the types that the rows store.
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq")]
+unsafe fn score_rows_of<L: Latents8, V: Values8>(
+    rows: &RowsView<'_>,
+    range: Range<usize>,
+    table: &WeightTable,
+    out: &mut [f64],
+) {
+    let entries = table.entries.as_slice();
+    // dim < 2^31 (codes::check_dim), so the last entry's index is a non-negative i32
+    let last = _mm256_set1_epi32((entries.len() - 1) as i32);
+    for (row, out) in range.zip(out) {
+        let (latents, values) = rows.row(row);
+        let whole_latents = latents.chunks_exact(LANES * L::BYTES);
+        let whole_values = values.chunks_exact(LANES * V::BYTES);
+        let rest = (whole_latents.remainder(), whole_values.remainder());
+        let mut lanes = _mm512_setzero_pd();
+        for (latents, values) in whole_latents.zip(whole_values) {
+            // SAFETY: both chunks hold eight elements. An index is below 65,536, the length of
+            // the table that WeightTable pads for 16-bit latents, or clamped to the last entry.
+            lanes = unsafe {
+                let index = L::load(latents.as_ptr(), last);
+                let weights = _mm512_i32gather_pd::<8>(index, entries.as_ptr());
+                _mm512_add_pd(lanes, _mm512_mul_pd(weights, V::load(values.as_ptr())))
+            };
+        }
+        if !rest.0.is_empty() {
+            let latents = padded_group(rest.0, L::BYTES);
+            let values = padded_group(rest.1, V::BYTES);
+            // SAFETY: both groups have room for eight elements; indices as above.
+            lanes = unsafe {
+                let index = L::load(latents.as_ptr(), last);
+                let weights = _mm512_i32gather_pd::<8>(index, entries.as_ptr());
+                _mm512_add_pd(lanes, _mm512_mul_pd(weights, V::load(values.as_ptr())))
+            };
+        }
+        let four = _mm256_add_pd(
+            _mm512_castpd512_pd256(lanes),
+            _mm512_extractf64x4_pd::<1>(lanes),
+        );
+        let two = _mm_add_pd(
+            _mm256_castpd256_pd128(four),
+            _mm256_extractf128_pd::<1>(four),
+        );
+        *out = _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
+    }
+}
+
+/// [`Kernels::project`](crate::kernels::Kernels::project).
+///
+/// # Safety
+/// The CPU has AVX-512 F, VL, BW and DQ.
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq")]
+pub unsafe fn project(atoms: &[f32], queries: &[f64], d: usize, out: &mut [&mut [f64]]) {
+    generic::project(atoms, queries, d, out);
+}

@@ -1,0 +1,160 @@
+//! Exact search by a full scan: every row is scored for every query, in blocks of rows that
+//! stay in the cache while a group of queries passes over them.
+//!
+//! How the work is cut into tasks depends on the machine and the number of threads; what comes
+//! out does not, because scores are defined row by row and [`TopK`] keeps a set.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::{Hit, Queries, TopK, WeightSource};
+use crate::codes::RowsView;
+use crate::control::Control;
+use crate::kernels::{Kernels, WeightTable};
+use crate::{Error, Result};
+
+/// Rows of a block: at 32 nonzeros of 6 bytes 100 KB, which a second-level cache holds.
+const ROWS_A_BLOCK: usize = 512;
+/// Queries that pass over a block in turn: 8 tables of 4,096 weights are 256 KB.
+const QUERIES_A_GROUP: usize = 8;
+/// Queries whose tables are held at once.
+const QUERIES_A_WAVE: usize = 64;
+/// Rows below which a task is not worth its overhead.
+const LEAST_ROWS_A_TASK: usize = 4 * ROWS_A_BLOCK;
+/// What the candidates of a wave may take, in bytes; fewer queries are in flight at a large k.
+const WAVE_BYTES: usize = 256 << 20;
+
+/// What is scanned: rows, and what each row's sum is multiplied by (1 where there is none).
+#[derive(Debug, Clone, Copy)]
+pub struct ScanRows<'a> {
+    /// The packed rows.
+    pub rows: RowsView<'a>,
+    /// One scale a row.
+    pub scales: Option<&'a [f32]>,
+}
+
+/// The best `min(k, rows)` rows of each query, best first, ties by lower position.
+///
+/// Runs on the current rayon pool.
+///
+/// # Errors
+/// [`Error::Argument`] for `k = 0` or where queries and mode do not fit, with
+/// [`Error::OutOfMemory`] and [`Error::Interrupted`].
+///
+/// # Panics
+/// Where `scales` has not one number a row, or a query's code has another dim than the rows.
+pub fn scan(
+    data: &ScanRows<'_>,
+    source: &WeightSource<'_>,
+    k: usize,
+    control: &Control,
+) -> Result<Vec<Vec<Hit>>> {
+    let queries = source.queries;
+    if k == 0 {
+        return Err(Error::argument("k is 0; expected at least 1"));
+    }
+    assert!(data.scales.is_none_or(|s| s.len() == data.rows.len()));
+    if let Queries::Codes(codes) = queries {
+        assert_eq!(codes.dim(), data.rows.dim());
+    }
+    let k = k.min(data.rows.len());
+    let mut found: Vec<Vec<Hit>> = Vec::new();
+    reserve(&mut found, queries.len())?;
+
+    let ranges = row_ranges(data.rows.len(), queries.len());
+    let hit_bytes = (2 * k).saturating_mul(ranges.len()).max(1) * size_of::<Hit>();
+    let wave = (WAVE_BYTES / hit_bytes)
+        .clamp(1, QUERIES_A_WAVE)
+        .min(queries.len().max(1));
+    let mut tables = (0..wave)
+        .map(|_| WeightTable::zeros(data.rows.format(), data.rows.dim()))
+        .collect::<Result<Vec<_>>>()?;
+
+    for first in (0..queries.len()).step_by(wave) {
+        let tables = &mut tables[..wave.min(queries.len() - first)];
+        source.fill(tables, first, control)?;
+        let tasks: Vec<_> = tables
+            .chunks(QUERIES_A_GROUP)
+            .flat_map(|group| ranges.iter().map(move |range| (group, range.clone())))
+            .collect();
+        let tops = tasks
+            .into_par_iter()
+            .map(|(group, range)| scan_range(data, group, range, k, source.kernels, control))
+            .collect::<Result<Vec<_>>>()?;
+        // each group of queries has one task a range, in the order of the ranges
+        let mut merged = vec![TopK::new(k); tables.len()];
+        for (task, group) in tops.into_iter().enumerate() {
+            let first = task / ranges.len() * QUERIES_A_GROUP;
+            for (top, all) in group.into_iter().zip(&mut merged[first..]) {
+                all.merge(top);
+            }
+        }
+        found.par_extend(merged.into_par_iter().map(TopK::into_sorted));
+        control.advance(tables.len() as u64);
+    }
+    Ok(found)
+}
+
+fn reserve<T>(vector: &mut Vec<T>, n: usize) -> Result<()> {
+    vector.try_reserve_exact(n).map_err(|_| Error::OutOfMemory {
+        what: "search results",
+        bytes: n.saturating_mul(size_of::<T>()),
+    })
+}
+
+/// Ranges of rows for tasks: enough of them that every thread has some, whatever the number of
+/// queries, and at least one.
+fn row_ranges(n: usize, n_queries: usize) -> Vec<Range<usize>> {
+    let threads = rayon::current_num_threads();
+    let groups = n_queries.div_ceil(QUERIES_A_GROUP).max(1);
+    let wanted = if threads == 1 {
+        1
+    } else {
+        (4 * threads).div_ceil(groups)
+    };
+    let size = n
+        .div_ceil(wanted)
+        .max(LEAST_ROWS_A_TASK)
+        .next_multiple_of(ROWS_A_BLOCK);
+    let mut ranges: Vec<_> = (0..n)
+        .step_by(size)
+        .map(|start| start..n.min(start + size))
+        .collect();
+    if ranges.is_empty() {
+        ranges.push(0..0);
+    }
+    ranges
+}
+
+/// The best k of a range of rows for each query of a group.
+fn scan_range(
+    data: &ScanRows<'_>,
+    tables: &[WeightTable],
+    range: Range<usize>,
+    k: usize,
+    kernels: Kernels,
+    control: &Control,
+) -> Result<Vec<TopK>> {
+    let mut tops: Vec<TopK> = tables.iter().map(|_| TopK::new(k)).collect();
+    let mut scores = [0.0f64; ROWS_A_BLOCK];
+    for start in range.clone().step_by(ROWS_A_BLOCK) {
+        control.check()?;
+        let block = start..range.end.min(start + ROWS_A_BLOCK);
+        let scores = &mut scores[..block.len()];
+        for (table, top) in tables.iter().zip(&mut tops) {
+            kernels.score_rows(&data.rows, block.clone(), table, scores);
+            if let Some(scales) = data.scales {
+                for (score, &scale) in scores.iter_mut().zip(&scales[block.clone()]) {
+                    *score *= f64::from(scale);
+                }
+            }
+            for (score, position) in scores.iter().zip(block.start as u64..) {
+                if *score >= top.threshold() {
+                    top.push(*score, position);
+                }
+            }
+        }
+    }
+    Ok(tops)
+}

@@ -1,0 +1,161 @@
+//! The best k of a stream of scores under a moving threshold. Knows nothing of codes, rows or
+//! files. Higher scores come first, equal scores by lower position; NaN, which only a damaged
+//! file can bring about, is dropped.
+//!
+//! Scores are collected in a buffer of 2k that is cut back to its best k by selection when it
+//! is full: amortised constant work a candidate, and the cut gives the threshold below which
+//! later candidates are dropped without being stored. What is kept depends only on the set of
+//! (score, position) pairs pushed, not on their order, so work may be split in any way.
+
+use std::cmp::Ordering;
+
+/// A score and the position of its row.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Hit {
+    /// The score; never NaN.
+    pub score: f64,
+    /// The row.
+    pub position: u64,
+}
+
+impl Hit {
+    /// The order of results: `Less` where `self` comes first.
+    fn before(&self, other: &Self) -> Ordering {
+        other
+            .score
+            .partial_cmp(&self.score)
+            .expect("NaN is dropped by TopK::push")
+            .then(self.position.cmp(&other.position))
+    }
+}
+
+/// The best k hits so far.
+#[derive(Debug, Clone)]
+pub struct TopK {
+    k: usize,
+    hits: Vec<Hit>,
+    threshold: f64,
+}
+
+impl TopK {
+    /// Keeps the best `k`; `k = 0` keeps nothing.
+    pub fn new(k: usize) -> Self {
+        Self {
+            k,
+            hits: Vec::new(),
+            threshold: if k == 0 {
+                f64::INFINITY
+            } else {
+                f64::NEG_INFINITY
+            },
+        }
+    }
+
+    /// A score below this is not among the best k, whatever its position; the caller may drop
+    /// such scores before they are pushed.
+    #[inline]
+    pub fn threshold(&self) -> f64 {
+        self.threshold
+    }
+
+    /// Takes a candidate.
+    #[inline]
+    pub fn push(&mut self, score: f64, position: u64) {
+        // false for NaN
+        if score >= self.threshold && self.k > 0 {
+            self.hits.push(Hit { score, position });
+            if self.hits.len() >= self.k.saturating_mul(2) {
+                self.cut();
+            }
+        }
+    }
+
+    /// Takes what another has kept.
+    pub fn merge(&mut self, other: Self) {
+        for hit in other.hits {
+            self.push(hit.score, hit.position);
+        }
+    }
+
+    /// The best `min(k, candidates)`, best first.
+    pub fn into_sorted(mut self) -> Vec<Hit> {
+        self.cut();
+        self.hits.sort_unstable_by(Hit::before);
+        self.hits
+    }
+
+    fn cut(&mut self) {
+        if self.hits.len() > self.k && self.k > 0 {
+            let (_, worst_kept, _) = self.hits.select_nth_unstable_by(self.k - 1, Hit::before);
+            self.threshold = worst_kept.score;
+            self.hits.truncate(self.k);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn equal_scores_come_out_by_lower_position_whatever_order_they_went_in() {
+        let mut top = TopK::new(2);
+        for position in [9, 3, 7, 1, 8] {
+            top.push(1.0, position);
+        }
+        let positions: Vec<_> = top.into_sorted().iter().map(|hit| hit.position).collect();
+        assert_eq!(positions, [1, 3]);
+    }
+
+    #[test]
+    fn nan_is_dropped_and_infinities_are_ordered() {
+        let mut top = TopK::new(3);
+        for (position, score) in [f64::NAN, f64::NEG_INFINITY, f64::INFINITY, 0.0, -0.0]
+            .into_iter()
+            .enumerate()
+        {
+            top.push(score, position as u64);
+        }
+        let positions: Vec<_> = top.into_sorted().iter().map(|hit| hit.position).collect();
+        assert_eq!(positions, [2, 3, 4]);
+    }
+
+    #[test]
+    fn no_k_keeps_nothing() {
+        let mut top = TopK::new(0);
+        top.push(1.0, 0);
+        assert!(top.into_sorted().is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn the_best_k_are_those_of_a_full_sort_however_the_work_is_split(
+            scores in proptest::collection::vec((-4i32..4).prop_map(f64::from), 0..200),
+            k in 0usize..70,
+            parts in 1usize..5,
+        ) {
+            let mut expected: Vec<_> = scores.iter().copied().enumerate().collect();
+            expected.sort_by(|a, b| b.1.partial_cmp(&a.1).unwrap().then(a.0.cmp(&b.0)));
+            expected.truncate(k);
+
+            let mut tops = vec![TopK::new(k); parts];
+            for (position, &score) in scores.iter().enumerate() {
+                let top = &mut tops[position % parts];
+                if score >= top.threshold() {
+                    top.push(score, position as u64);
+                }
+            }
+            let mut merged = TopK::new(k);
+            for top in tops {
+                merged.merge(top);
+            }
+            let got: Vec<_> = merged
+                .into_sorted()
+                .iter()
+                .map(|hit| (hit.position as usize, hit.score))
+                .collect();
+            prop_assert_eq!(got, expected);
+        }
+    }
+}

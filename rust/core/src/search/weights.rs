@@ -1,0 +1,230 @@
+//! The weight vector `u` of a query, in each of the three modes.
+//!
+//! | mode | `u` |
+//! |---|---|
+//! | sparse | the query's own code `c` |
+//! | reconstructed | `W (W^T c)`, which is the Gram matrix times `c` |
+//! | dense | `W q` |
+//!
+//! With [`Metric::Cosine`] the query is divided by its norm first: `c` in sparse mode, `W^T c`
+//! in reconstructed mode, `q` in dense mode. A zero query gets zero weights. All sums are in
+//! double precision and in the order of [`crate::kernels`], so `u` is the same on every CPU.
+
+use crate::codes::CodesView;
+use crate::control::Control;
+use crate::kernels::{norm, Kernels, WeightTable, PROJECT_QUERIES};
+use crate::search::{Metric, Mode};
+use crate::{Error, Result};
+use rayon::prelude::*;
+
+/// Atoms that one task projects onto: some 100 microseconds of work at d = 384.
+const ATOMS_A_TASK: usize = 256;
+
+/// The rows of a dictionary `W`, shape (len, d).
+#[derive(Debug, Clone, Copy)]
+pub struct Atoms<'a> {
+    rows: &'a [f32],
+    d: usize,
+}
+
+impl<'a> Atoms<'a> {
+    /// Atoms of `d` numbers each.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] where `rows` is not a whole, positive number of atoms.
+    pub fn new(rows: &'a [f32], d: usize) -> Result<Self> {
+        if d == 0 || rows.is_empty() || !rows.len().is_multiple_of(d) {
+            return Err(Error::argument(format!(
+                "a dictionary of {} numbers has no whole number of atoms of width {d}",
+                rows.len()
+            )));
+        }
+        Ok(Self { rows, d })
+    }
+
+    /// Number of atoms.
+    pub fn len(&self) -> usize {
+        self.rows.len() / self.d
+    }
+
+    /// Never true.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// Width of an atom, which is the width of embeddings.
+    pub fn d(&self) -> usize {
+        self.d
+    }
+
+    /// All atoms, one after the other.
+    pub fn rows(&self) -> &'a [f32] {
+        self.rows
+    }
+
+    /// The embedding `W^T a` of (latent, value) pairs, added up in their order. A latent that
+    /// has no atom, as only a damaged file holds, adds nothing.
+    pub fn decode(&self, pairs: impl Iterator<Item = (u32, f32)>, out: &mut [f64]) {
+        out.fill(0.0);
+        for (latent, value) in pairs {
+            let start = (latent as usize).saturating_mul(self.d);
+            let Some(atom) = self.rows.get(start..start.saturating_add(self.d)) else {
+                continue;
+            };
+            let value = f64::from(value);
+            for (sum, &a) in out.iter_mut().zip(atom) {
+                *sum += value * f64::from(a);
+            }
+        }
+    }
+}
+
+/// Queries as they are asked.
+#[derive(Debug, Clone, Copy)]
+pub enum Queries<'a> {
+    /// Embeddings, row by row, `d` numbers each.
+    Dense {
+        /// All rows, one after the other; finite.
+        rows: &'a [f64],
+        /// Numbers a row.
+        d: usize,
+    },
+    /// Codes.
+    Codes(CodesView<'a>),
+}
+
+impl Queries<'_> {
+    /// Number of queries.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Dense { rows, d } => rows.len() / d,
+            Self::Codes(codes) => codes.len(),
+        }
+    }
+
+    /// True where there is no query.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// All that the weights of a search depend on.
+#[derive(Debug, Clone, Copy)]
+pub struct WeightSource<'a> {
+    /// What is asked.
+    pub queries: Queries<'a>,
+    /// How.
+    pub mode: Mode,
+    /// What scores are.
+    pub metric: Metric,
+    /// The dictionary, for the modes that need it.
+    pub atoms: Option<Atoms<'a>>,
+    /// The kernels to compute with; the weights do not depend on which.
+    pub kernels: Kernels,
+}
+
+impl WeightSource<'_> {
+    /// Fills one table for each of the queries `first..first + tables.len()`. The tables hold
+    /// zeros, or an earlier batch's weights.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] where queries and mode do not fit each other, or a mode lacks its
+    /// dictionary; [`Error::Interrupted`].
+    pub fn fill(&self, tables: &mut [WeightTable], first: usize, control: &Control) -> Result<()> {
+        match (self.mode, self.queries) {
+            (Mode::Sparse, Queries::Codes(codes)) => {
+                for (q, table) in tables.iter_mut().enumerate() {
+                    fill_sparse(table, &codes, first + q, self.metric);
+                }
+                Ok(())
+            }
+            (Mode::Reconstructed, Queries::Codes(codes)) => {
+                let atoms = self.dictionary()?;
+                let mut embeddings = vec![0.0; tables.len() * atoms.d];
+                for (q, embedding) in embeddings.chunks_exact_mut(atoms.d).enumerate() {
+                    let (latents, values) = codes.row(first + q);
+                    let pairs = latents.iter().copied().zip(values.iter().copied());
+                    atoms.decode(pairs, embedding);
+                }
+                self.project(tables, embeddings, atoms, control)
+            }
+            (Mode::Dense, Queries::Dense { rows, d }) => {
+                let atoms = self.dictionary()?;
+                let embeddings = rows[first * d..(first + tables.len()) * d].to_vec();
+                self.project(tables, embeddings, atoms, control)
+            }
+            (Mode::Dense, Queries::Codes(_)) => Err(Error::argument(
+                "mode \"dense\" takes dense queries, got codes; pass the embeddings themselves, \
+                 or search with mode \"reconstructed\" or \"sparse\"",
+            )),
+            (mode, Queries::Dense { .. }) => Err(Error::argument(format!(
+                "mode {:?} takes codes as queries, got dense rows; encode them first",
+                mode.name()
+            ))),
+        }
+    }
+
+    fn dictionary(&self) -> Result<Atoms<'_>> {
+        self.atoms.ok_or_else(|| {
+            Error::argument(format!(
+                "mode {:?} needs a dictionary, and this index holds none",
+                self.mode.name()
+            ))
+        })
+    }
+
+    /// `u = W x` for the embeddings `x`, normalised first where the metric asks for it.
+    fn project(
+        &self,
+        tables: &mut [WeightTable],
+        mut embeddings: Vec<f64>,
+        atoms: Atoms<'_>,
+        control: &Control,
+    ) -> Result<()> {
+        let d = atoms.d;
+        if self.metric == Metric::Cosine {
+            for embedding in embeddings.chunks_exact_mut(d) {
+                let norm = norm(embedding);
+                if norm > 0.0 {
+                    embedding.iter_mut().for_each(|x| *x /= norm);
+                }
+            }
+        }
+        // task (g, c) fills the c-th chunk of latents in the tables of the g-th group of queries
+        let mut tasks = Vec::new();
+        for (tables, embeddings) in tables
+            .chunks_mut(PROJECT_QUERIES)
+            .zip(embeddings.chunks(PROJECT_QUERIES * d))
+        {
+            let mut chunks: Vec<_> = tables
+                .iter_mut()
+                .map(|table| table.weights_mut().chunks_mut(ATOMS_A_TASK))
+                .collect();
+            for atoms in atoms.rows.chunks(ATOMS_A_TASK * d) {
+                let outs: Vec<&mut [f64]> = chunks.iter_mut().filter_map(Iterator::next).collect();
+                tasks.push((atoms, embeddings, outs));
+            }
+        }
+        tasks
+            .into_par_iter()
+            .try_for_each(|(atoms, embeddings, mut outs)| {
+                control.check()?;
+                self.kernels.project(atoms, embeddings, d, &mut outs);
+                Ok(())
+            })
+    }
+}
+
+fn fill_sparse(table: &mut WeightTable, codes: &CodesView<'_>, query: usize, metric: Metric) {
+    let weights = table.weights_mut();
+    weights.fill(0.0);
+    let (latents, values) = codes.row(query);
+    let wide: Vec<f64> = values.iter().map(|&value| f64::from(value)).collect();
+    let divisor = match metric {
+        Metric::InnerProduct => 1.0,
+        Metric::Cosine => norm(&wide), // not 0: a canonical code has no zeros
+    };
+    for (&latent, value) in latents.iter().zip(wide) {
+        weights[latent as usize] = value / divisor;
+    }
+}

@@ -1,0 +1,69 @@
+//! The one gate through which Python calls enter the core's long work.
+//!
+//! The work runs on a rayon pool while the calling thread, detached from the interpreter,
+//! waits for it; every [`POLL`] that thread looks for a signal, so that Ctrl-C ends any call
+//! within a fraction of a second, and tells the caller's progress function how far it is.
+
+use std::sync::mpsc::{channel, RecvTimeoutError};
+use std::time::Duration;
+
+use pyo3::prelude::*;
+use sparse_retrieval::control::Control;
+use sparse_retrieval::{threads, Result};
+
+use crate::error::to_python;
+
+/// How often signals and progress are looked at.
+const POLL: Duration = Duration::from_millis(50);
+
+/// Runs `work` on the pool of `threads` threads and returns its result.
+///
+/// `progress`, where given, is called with the number of items done so far; an exception that
+/// it raises cancels the work and is raised.
+pub fn gate<T: Send>(
+    py: Python<'_>,
+    threads: Option<usize>,
+    progress: Option<Py<PyAny>>,
+    work: impl FnOnce(&Control) -> Result<T> + Send,
+) -> PyResult<T> {
+    let pool = threads::pool(threads).map_err(to_python)?;
+    py.detach(|| {
+        let control = Control::new();
+        let (sender, receiver) = channel();
+        let mut raised = None;
+        let result = pool.in_place_scope(|scope| {
+            let control = &control;
+            scope.spawn(move |_| {
+                // the receiver outlives this: it is dropped after the scope
+                let _ = sender.send(work(control));
+            });
+            loop {
+                match receiver.recv_timeout(POLL) {
+                    Ok(result) => return Some(result),
+                    // the work panicked: the scope raises it again when it ends
+                    Err(RecvTimeoutError::Disconnected) => return None,
+                    Err(RecvTimeoutError::Timeout) if raised.is_none() => {
+                        raised = Python::attach(|py| tell(py, &progress, control)).err();
+                        if raised.is_some() {
+                            control.cancel();
+                        }
+                    }
+                    Err(RecvTimeoutError::Timeout) => {}
+                }
+            }
+        });
+        match (raised, result) {
+            (Some(error), _) => Err(error),
+            (None, Some(result)) => result.map_err(to_python),
+            (None, None) => unreachable!("the scope raises the work's panic"),
+        }
+    })
+}
+
+fn tell(py: Python<'_>, progress: &Option<Py<PyAny>>, control: &Control) -> PyResult<()> {
+    py.check_signals()?;
+    if let Some(progress) = progress {
+        progress.call1(py, (control.done(),))?;
+    }
+    Ok(())
+}
