@@ -24,6 +24,7 @@ __all__ = [
     "evaluate_index",
     "exact_top_k",
     "pca_int8",
+    "principal_axes",
     "recall_at",
 ]
 
@@ -216,12 +217,42 @@ class PcaInt8(NamedTuple):
     bytes_per_item: int
 
 
-def pca_int8(x: npt.ArrayLike, queries: npt.ArrayLike, n_components: int) -> PcaInt8:
+def principal_axes(x: npt.ArrayLike) -> NDArray[np.float64]:
+    """Eigenvectors of the second moment of the rows at unit norm, largest eigenvalue first.
+
+    No mean is subtracted, so that inner products survive the rotation.
+
+    Parameters
+    ----------
+    x : array_like of float, shape (n, d)
+
+    Returns
+    -------
+    ndarray of float64, shape (d, d)
+        One axis a column.
+
+    Raises
+    ------
+    ValueError
+        For an array that is not 2-D or holds values that are not finite.
+    """
+    unit, _ = unit_rows(checked_matrix("x", x), "x", 0)
+    _, ascending = np.linalg.eigh(unit.T @ unit)
+    axes: NDArray[np.float64] = ascending[:, ::-1]
+    return axes
+
+
+def pca_int8(
+    x: npt.ArrayLike,
+    queries: npt.ArrayLike,
+    n_components: int,
+    *,
+    axes: NDArray[np.float64] | None = None,
+) -> PcaInt8:
     """Compress by the plainest rival: project on principal axes, keep 8 bits a coordinate.
 
-    Rows are scaled to unit norm, rotated by the eigenvectors of their second moment (no mean
-    is subtracted: inner products must survive), cut to the leading coordinates and rounded
-    to 8 bits with one 16-bit scale a row.
+    Rows are scaled to unit norm, rotated onto the principal axes of the items, cut to the
+    leading coordinates and rounded to 8 bits with one 16-bit scale a row.
 
     Parameters
     ----------
@@ -230,6 +261,8 @@ def pca_int8(x: npt.ArrayLike, queries: npt.ArrayLike, n_components: int) -> Pca
     queries : array_like of float, shape (n_queries, d)
     n_components : int
         Coordinates kept, 1 to d.
+    axes : ndarray of float64, shape (d, d), optional
+        Result of :func:`principal_axes`, to share it between widths; by default of ``x``.
 
     Raises
     ------
@@ -255,16 +288,15 @@ def pca_int8(x: npt.ArrayLike, queries: npt.ArrayLike, n_components: int) -> Pca
         raise ValueError(f"n_components is {n_components}, expected 1 to {width}")
     unit, _ = unit_rows(items, "x", 0)
     unit_queries, _ = unit_rows(asked, "queries", 0)
-    _, axes = np.linalg.eigh(unit.T @ unit)  # ascending eigenvalues
-    axes = axes[:, ::-1][:, :n_components]
-    low = unit @ axes
+    leading = (principal_axes(items) if axes is None else axes)[:, :n_components]
+    low = unit @ leading
     # Rounded to half precision first: the levels must be those that the stored scale decodes.
     scales = (np.abs(low).max(axis=1, keepdims=True) / 127).astype(np.float16).astype(np.float64)
     scales[scales == 0] = 1
     levels = np.clip(np.rint(low / scales), -127, 127)
     return PcaInt8(
         items=(levels * scales).astype(np.float32),
-        queries=(unit_queries @ axes).astype(np.float32),
+        queries=(unit_queries @ leading).astype(np.float32),
         bytes_per_item=n_components + 2,
     )
 

@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_retrieval.evaluate import Report, evaluate_index, exact_top_k, pca_int8, recall_at
+from sparse_retrieval.evaluate import (
+    Report,
+    evaluate_index,
+    exact_top_k,
+    pca_int8,
+    principal_axes,
+    recall_at,
+)
 
 if TYPE_CHECKING:
     from sparse_retrieval import Dictionary, SparseCodes
@@ -108,10 +115,10 @@ def pca_curve(
     depth: int = 100,
 ) -> list[Point]:
     """Measure principal axes cut short, 8 bits a coordinate, at several widths."""
-    widest = sorted(components)
+    axes = principal_axes(items)
     points = []
-    for width in widest:
-        kept = pca_int8(items, queries, width)
+    for width in components:
+        kept = pca_int8(items, queries, width, axes=axes)
         found = exact_top_k(kept.items, kept.queries, depth).ids
         recall = recall_at(found, true_ids, depth)
         points.append(Point("PCA, 8 bits", f"{width} axes", kept.bytes_per_item, recall))
