@@ -237,8 +237,7 @@ class CompresSAE(nn.Module):
         k : int, optional
             Nonzeros a code; the model's own k by default.
         batch_size : int, default 4096
-            Rows encoded at a time; the codes do not depend on the seed or order, only the memory
-            does.
+            Rows encoded at a time; memory depends on it, and the last bit of a value may.
 
         Returns
         -------

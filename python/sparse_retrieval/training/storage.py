@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sparse_retrieval._extras import require
+from sparse_retrieval._files import replacing
 
 from .config import CompresSAEConfig
 
@@ -26,30 +26,6 @@ _FORMAT = "sparse_retrieval.CompresSAE"
 _VERSION = 1
 _DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 _WEIGHTS, _CONFIG = "model.safetensors", "config.json"
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write beside ``path``, sync, rename over it, sync the folder."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-            # mkstemp makes files for the owner alone; give what open() would have given
-            umask = os.umask(0)
-            os.umask(umask)
-            Path(temporary).chmod(0o666 & ~umask)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    if os.name == "posix":
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def save_model(model: CompresSAE, directory: str | os.PathLike[str]) -> None:
@@ -63,8 +39,10 @@ def save_model(model: CompresSAE, directory: str | os.PathLike[str]) -> None:
     fields = model.config.to_dict()
     weights = safetensors.save(tensors, metadata={"config": json.dumps(fields)})
     header = {"format": _FORMAT, "version": _VERSION, "config": fields}
-    write_atomically(folder / _WEIGHTS, weights)
-    write_atomically(folder / _CONFIG, (json.dumps(header, indent=2) + "\n").encode())
+    with replacing(folder / _WEIGHTS) as temporary:
+        temporary.write_bytes(weights)
+    with replacing(folder / _CONFIG) as temporary:
+        temporary.write_text(json.dumps(header, indent=2) + "\n", encoding="utf-8")
 
 
 def load_model(directory: str | os.PathLike[str]) -> tuple[CompresSAEConfig, dict[str, Tensor]]:

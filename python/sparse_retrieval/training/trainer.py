@@ -160,6 +160,7 @@ class _Loop:
         self.items = 0
         self.last_used = torch.zeros(s, dtype=torch.int64, device=model.encoder_weight.device)
 
+    @torch.enable_grad()
     def step(self, batch: Tensor, number: int, began: float) -> StepMetrics:
         """One optimizer step on (b, d) rows; ``began`` is when fetching them started."""
         terms, used = self._forward(batch)

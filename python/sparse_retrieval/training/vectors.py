@@ -29,7 +29,8 @@ def unit_rows(x: Tensor) -> Tensor:
     zero = largest == 0  # not "largest > 0": a NaN row must stay NaN, not turn into zeros
     scaled = x / torch.where(zero, 1.0, largest)
     squares = scaled.square().sum(dim=-1, keepdim=True)
-    return scaled * torch.rsqrt(torch.where(zero, 1.0, squares))
+    inverse = torch.rsqrt(torch.where(zero, 1.0, squares))
+    return scaled * torch.where(zero, 0.0, inverse)  # by 0, so that the gradient is 0 too
 
 
 def cosine_to(unit: Tensor, x_hat: Tensor) -> Tensor:

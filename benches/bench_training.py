@@ -1,0 +1,227 @@
+"""A training step of CompresSAE: the package against a straightforward dense formulation.
+
+Both take the same rows from the same start, and the first step's losses are compared. Times are
+interleaved in one process: each round of the package's step is preceded by a dense one. Peak
+memory is that of two steps, each formulation in a fresh process, above what the process held once
+imports, rows and weights were in place; so gradients and Adam's moments (38 MB) are counted.
+
+    pytest benches/bench_training.py --benchmark-only
+
+Also the evidence for the default learning rate, a table in docs/training.md that this rewrites:
+
+    python benches/bench_training.py rates x.npy --steps 500
+
+The benchmark's rows are sums of about 24 of 2,000 random directions: the time of a step does not
+depend on the data, only the loss does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from sparse_retrieval.training import CompresSAE, TrainConfig, train
+from sparse_retrieval.training.config import Init
+from sparse_retrieval.training.trainer import _Loop
+
+BATCH, DIM, LATENTS, K = 4096, 384, 4096, 32
+LR = TrainConfig().lr
+ROUNDS = 5
+
+Step = Callable[[], float]
+
+
+def rows() -> Tensor:
+    """(BATCH, DIM) float32 rows that few directions explain."""
+    rng = np.random.default_rng(0)
+    directions = rng.standard_normal((2000, DIM), dtype=np.float32)
+    weights = rng.standard_normal((BATCH, 2000), dtype=np.float32)
+    # no larger temporary than this one: it would hide in the baseline what a step allocates
+    weights[rng.random(weights.shape, dtype=np.float32) > 24 / 2000] = 0
+    return torch.from_numpy(weights @ directions)
+
+
+class Dense:
+    """The objective as one would first write it: two (batch, s) masks, two dense decodes."""
+
+    def __init__(self, start: CompresSAE) -> None:
+        self.encoder = start.encoder_weight.detach().T.clone().requires_grad_()
+        self.bias = start.encoder_bias.detach().clone().requires_grad_()
+        self.decoder = start.decoder_weight.detach().clone().requires_grad_()
+        self.optimizer = torch.optim.Adam([self.encoder, self.bias, self.decoder], lr=LR)
+
+    def step(self, x: Tensor) -> float:
+        """One optimizer step; the loss before it."""
+        e = (x / x.norm(dim=1, keepdim=True)) @ self.encoder + self.bias
+        cosines = []
+        for k in (K, 4 * K):
+            best = e.abs().topk(k, dim=1)
+            code = torch.zeros_like(e).scatter(1, best.indices, best.values) * e.sign()
+            cosines.append(torch.cosine_similarity(x, code @ self.decoder, dim=1))
+        loss = (1 - cosines[0]).mean() + (1 - cosines[1]).mean() / 8
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        with torch.no_grad():
+            self.decoder /= self.decoder.norm(dim=1, keepdim=True)
+        return float(loss.detach())
+
+
+def make_step(which: str, x: Tensor) -> Step:
+    """Set up one formulation at the common start; calling the result takes a step."""
+    model = CompresSAE(x.shape[1], LATENTS, K)
+    if which == "dense":
+        dense = Dense(model)
+        del model
+        return lambda: dense.step(x)
+    loop = _Loop(model, TrainConfig(lr=LR))
+    return lambda: loop.step(x, 1, time.perf_counter()).loss
+
+
+@pytest.fixture(scope="module")
+def x() -> Tensor:
+    return rows()
+
+
+def peak(which: str) -> dict[str, float]:
+    """Peak memory of two steps in a fresh process, MB."""
+    run = subprocess.run(
+        [sys.executable, __file__, which], capture_output=True, text=True, check=True
+    )
+    result: dict[str, float] = json.loads(run.stdout)
+    return result
+
+
+def test_training_step_sparse(benchmark: Any, x: Tensor) -> None:
+    sparse, dense = make_step("sparse", x), make_step("dense", x)
+    # Each loss is a mean of 4096 float32 cosines, which carry the rounding of 384-term sums
+    # (2e-6 at worst); nothing cancels.
+    assert sparse() == pytest.approx(dense(), abs=1e-5)
+    dense_seconds: list[float] = []
+
+    def run_dense() -> None:
+        began = time.perf_counter()
+        dense()
+        dense_seconds.append(time.perf_counter() - began)
+
+    benchmark.group = f"training step, batch {BATCH}, d {DIM}, s {LATENTS}, k {K}"
+    benchmark.pedantic(sparse, setup=run_dense, rounds=ROUNDS, iterations=1)
+    stats = benchmark.stats.stats
+    benchmark.extra_info.update(
+        dense_median_s=float(np.median(dense_seconds)),
+        dense_min_s=min(dense_seconds),
+        ratio_of_medians=float(np.median(dense_seconds)) / stats.median,
+        ratio_of_minima=min(dense_seconds) / stats.min,
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+        **{f"sparse_{key}": value for key, value in peak("sparse").items()},
+        **{f"dense_{key}": value for key, value in peak("dense").items()},
+    )
+
+
+def test_training_step_dense(benchmark: Any, x: Tensor) -> None:
+    dense = make_step("dense", x)
+    benchmark.group = f"training step, batch {BATCH}, d {DIM}, s {LATENTS}, k {K}"
+    benchmark.pedantic(dense, rounds=3, iterations=1, warmup_rounds=1)
+
+
+def _peak_of_this_process(which: str) -> dict[str, float]:
+    def megabytes() -> float:
+        unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kilobytes
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+    batch = rows()
+    step = make_step(which, batch)
+    # the first parallel region brings thread stacks and MKL's buffers along: part of neither
+    torch.randn(512, DIM) @ torch.randn(DIM, 512)
+    before = megabytes()
+    step()
+    step()
+    return {"peak_over_baseline_mb": round(megabytes() - before, 1), "peak_mb": megabytes()}
+
+
+def recall(model: CompresSAE, queries: Tensor, items: Tensor, n: int = 100) -> float:
+    """Recall@n of dense queries against reconstructed items; both (., d) of unit length."""
+    with torch.no_grad():
+        x_hat = torch.cat([model(block) for block in items.split(4096)])
+        found = (queries @ torch.nn.functional.normalize(x_hat).T).topk(n).indices
+        exact = (queries @ items.T).topk(n).indices
+    hits = [len(np.intersect1d(a, b)) for a, b in zip(found, exact, strict=True)]
+    return float(np.mean(hits)) / n
+
+
+def rates(path: Path, steps: int, trials: list[tuple[Init, float]]) -> list[str]:
+    """Lines of a table: one short training per start and rate, judged on 1,000 held-out rows."""
+    x = np.load(path, mmap_mode="r")
+    order = np.random.default_rng(0).permutation(len(x))
+    held_out, rest = (np.sort(part) for part in np.split(order, [1000]))
+    train_rows = np.asarray(x[rest])
+    queries, items = (
+        torch.nn.functional.normalize(torch.from_numpy(np.asarray(part, dtype=np.float32)))
+        for part in (x[held_out], train_rows)
+    )
+    lines = [
+        "| start | rate | loss, last 10 steps | held-out cosine | recall@100, dense query | dead |",
+        "|---|---|---|---|---|---|",
+    ]
+    for init, lr in trials:
+        model = CompresSAE(x.shape[1], LATENTS, K, init=init)
+        history = train(model, train_rows, steps=steps, batch_size=BATCH, lr=lr)
+        with torch.no_grad():
+            cosine = float(torch.cosine_similarity(queries, model(queries)).mean())
+        lines.append(
+            f"| {init} | {lr:g} | {history.loss[-10:].mean():.4f} | {cosine:.4f} "
+            f"| {recall(model, queries, items):.4f} | {history.dead_latents[-1]:.1%} |"
+        )
+        print(lines[-1], f"{history.seconds.sum():.0f} s", file=sys.stderr, flush=True)
+    return lines
+
+
+def write_table(page: Path, lines: list[str], caption: str) -> None:
+    """Replace what stands between the two markers of the page."""
+    begin, end = "<!-- rates: begin -->", "<!-- rates: end -->"
+    head, _, tail = page.read_text().partition(begin)
+    _, found, tail = tail.partition(end)
+    if not found:
+        raise ValueError(f"{page} lacks the markers {begin} and {end}")
+    page.write_text("\n".join([head + begin, caption, "", *lines, end]) + tail)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    for which in ("sparse", "dense"):
+        commands.add_parser(which, help=f"peak memory of two {which} steps, as JSON")
+    parser_rates = commands.add_parser("rates", help="short trainings at several learning rates")
+    parser_rates.add_argument("embeddings", type=Path, help="(n, d) rows, .npy")
+    parser_rates.add_argument("--steps", type=int, default=500)
+    parser_rates.add_argument(
+        "--trials", nargs="+", default=["independent:1e-3", "independent:3e-3", "tied:3e-3"]
+    )
+    given = parser.parse_args()
+    if given.command != "rates":
+        print(json.dumps(_peak_of_this_process(given.command)))
+        return
+    pairs: list[Any] = [trial.split(":") for trial in given.trials]
+    lines = rates(given.embeddings, given.steps, [(init, float(lr)) for init, lr in pairs])
+    caption = (
+        f"{given.embeddings.name}, s = {LATENTS}, k = {K}, {given.steps} steps of {BATCH}, "
+        "1,000 rows held out:"
+    )
+    write_table(Path(__file__).parents[1] / "docs" / "training.md", lines, caption)
+
+
+if __name__ == "__main__":
+    main()
