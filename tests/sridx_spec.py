@@ -1,0 +1,102 @@
+"""A reader and writer of .sridx files in plain Python, from the specification alone.
+
+Shares no code with the package: what the two agree on is what the specification says.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+MAGIC = b"\x89SRIX\r\n\x1a"
+DTYPES = {"u8": "<u1", "u32": "<u4", "u64": "<u8", "i64": "<i8", "f32": "<f4"}
+VALUES = {"float32": "<f4", "int16": "<i2", "int8": "<i1"}
+
+
+def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Header and sections, every checksum and every zero checked."""
+    data = path.read_bytes()
+    magic, version, reserved, length, checksum = struct.unpack_from("<8sIIQQ", data)
+    assert (magic, version, reserved) == (MAGIC, 1, 0)
+    header_bytes = data[32 : 32 + length]
+    assert xxhash.xxh3_64_intdigest(header_bytes) == checksum
+    header = json.loads(header_bytes)
+    sections = {}
+    end = 32 + length
+    for section in header["sections"]:
+        start = -(-end // 64) * 64
+        assert section["offset"] == start
+        assert data[end:start] == bytes(start - end)
+        end = start + section["length"]
+        raw = data[start:end]
+        assert xxhash.xxh3_64_hexdigest(raw) == section["checksum"]
+        sections[section["name"]] = np.frombuffer(raw, DTYPES[section["dtype"]]).reshape(
+            section["shape"]
+        )
+    assert end == len(data)
+    return header, sections
+
+
+def rows(header: dict[str, Any], sections: dict[str, np.ndarray]) -> list[list[tuple[int, float]]]:
+    """The stored (latent, value or level) pairs of every row, in rank order."""
+    described = header["rows"]
+    latent = np.dtype("<u2" if described["latent_bits"] == 16 else "<u4")
+    value = np.dtype(VALUES[described["values"]])
+    n, width = described["count"], described["width"]
+    offsets = sections["row_offsets"] if width is None else np.arange(n + 1) * width
+    data = sections["rows"].tobytes()
+    found = []
+    for start, end in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
+        m = end - start
+        at = start * (latent.itemsize + value.itemsize)
+        latents = np.frombuffer(data, latent, m, at)
+        values = np.frombuffer(data, value, m, at + m * latent.itemsize)
+        found.append(list(zip(latents.tolist(), values.tolist(), strict=True)))
+    return found
+
+
+def assemble(
+    header: dict[str, Any],
+    sections: dict[str, bytes],
+    *,
+    version: int = 1,
+    reserved: int = 0,
+    fix_up: bool = True,
+) -> bytes:
+    """A file of this header and these sections.
+
+    ``fix_up`` places the sections and computes lengths and checksums; without it the header is
+    written as it stands, however wrong.
+    """
+    header = json.loads(json.dumps(header))
+    body_start = 0
+    encoded = json.dumps(header).encode()
+    while fix_up:
+        end = 32 + len(encoded)
+        for section in header["sections"]:
+            raw = sections[section["name"]]
+            section["offset"] = -(-end // 64) * 64
+            section["length"] = len(raw)
+            section["checksum"] = xxhash.xxh3_64_hexdigest(raw)
+            end = section["offset"] + len(raw)
+        again = json.dumps(header).encode()
+        if len(again) == len(encoded):
+            encoded = again
+            break
+        encoded = again
+    out = bytearray(
+        struct.pack(
+            "<8sIIQQ", MAGIC, version, reserved, len(encoded), xxhash.xxh3_64_intdigest(encoded)
+        )
+    )
+    out += encoded
+    for section in header["sections"]:
+        body_start = -(-len(out) // 64) * 64
+        out += bytes(body_start - len(out))
+        out += sections[section["name"]]
+    return bytes(out)
