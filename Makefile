@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+CODE := python tests benches examples
 DATA ?= examples/data
 
 # The machine's own Python settings must not reach the virtual environment.
@@ -28,8 +29,8 @@ test: dev lint ## Run everything that must hold: lint, Rust tests, Python tests
 lint: dev ## Check formatting, lints, types, and the stubs against the built module
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
-	$(BIN)/python -m ruff format --check .
-	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check $(CODE)
+	$(BIN)/python -m ruff check $(CODE)
 	$(BIN)/python -m mypy
 	MYPYPATH=python $(BIN)/python -m mypy.stubtest sparse_retrieval._native
 

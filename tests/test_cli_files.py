@@ -115,6 +115,26 @@ def test_ids_are_integers_of_one_axis(tmp_path: Path) -> None:
         read_ids(tmp_path / "ids.npy")
 
 
+def test_an_array_called_npz_is_refused(tmp_path: Path) -> None:
+    with (tmp_path / "x.npz").open("wb") as file:
+        np.save(file, X)
+    with pytest.raises(CommandError, match=r"x.npz: is not a readable .npz file"):
+        read_codes(tmp_path / "x.npz")
+
+
+def test_row_limits_must_match_the_shape(tmp_path: Path) -> None:
+    np.savez(
+        tmp_path / "x.npz",
+        indptr=[0, 1],
+        indices=[0],
+        data=[1.0],
+        shape=[2, 3],
+        format=np.array(b"csr"),
+    )
+    with pytest.raises(CommandError, match="2 row limits for 2 rows"):
+        read_codes(tmp_path / "x.npz")
+
+
 def test_names_that_are_not_text_are_refused(tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_bytes(b"ok\n\xff\n")
     with pytest.raises(CommandError, match=r"is not UTF-8 text \(byte 3\)"):

@@ -67,12 +67,14 @@ def run(arguments: Sequence[str] | None) -> int:
         # Outside its standalone mode typer raises usage errors instead of printing boxes.
         code = app(args=from_shell, prog_name=PROGRAM, standalone_mode=False)
         sys.stdout.flush()
+        if code == INTERRUPTED:  # typer returns what a Ctrl-C amounts to
+            raise KeyboardInterrupt
         return code if isinstance(code, int) else OK
     except BaseException as error:
         code, line = _described(error)
         if code == BROKEN_PIPE:
             # The interpreter flushes stdout at exit and would complain once more.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             return code
         if line is None or os.environ.get("SPARSE_RETRIEVAL_TRACEBACK") == "1":
             raise
@@ -84,7 +86,9 @@ def _described(error: BaseException) -> tuple[int, str | None]:
     """Exit code and line for an error; no line for one that is a bug."""
     if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":
         return INTERRUPTED, f"{PROGRAM}: interrupted"
-    if isinstance(error, BrokenPipeError):
+    # typer turns a broken pipe into an exit of its own; the cause hangs on it.
+    cause = error.__context__ if isinstance(error, SystemExit) else error
+    if isinstance(cause, BrokenPipeError):
         return BROKEN_PIPE, None
     code = _exit_code(error)
     return (code, f"{PROGRAM}: error: {_message(error)}") if code else (FAILED, None)

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,9 +93,11 @@ def read_codes(path: Path) -> SparseCodes:
     if path.suffix != ".npz":
         raise CommandError(f"{path}: codes are read from .npz files, as `encode` writes them")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here: numpy leaves a file that is no archive open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, KeyError, _bad_zip()) as error:
+    except (ValueError, OSError, EOFError, TypeError, AttributeError, BadZipFile) as error:
+        # Type and attribute errors: the file is an array, not an archive.
         raise CommandError(f"{path}: is not a readable .npz file ({error})") from None
     absent = [n for n in ("indptr", "indices", "data", "shape", "format") if n not in arrays]
     if absent:
@@ -171,12 +174,6 @@ def _load_safetensors(path: Path) -> NDArray[Any]:
         # TypeError: numpy has no bfloat16.
         raise CommandError(f"{path}: is not a readable .safetensors file ({error})") from None
     return tensor
-
-
-def _bad_zip() -> type[Exception]:
-    from zipfile import BadZipFile
-
-    return BadZipFile
 
 
 def _missing(path: Path) -> OSError:

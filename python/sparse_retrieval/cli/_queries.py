@@ -19,8 +19,7 @@ def read_queries(path: Path, model: Path | None, mode: str | None) -> Any:
     model : Path or None
         Folder of the CompresSAE that encoded the items.
     mode : str or None
-        ``"sparse"`` needs codes; ``"reconstructed"`` takes them, or embeddings that the
-        index then encodes itself; ``"dense"`` takes embeddings as they are.
+        ``"sparse"`` and ``"reconstructed"`` take codes, ``"dense"`` embeddings as they are.
 
     Returns
     -------
@@ -39,14 +38,14 @@ def read_queries(path: Path, model: Path | None, mode: str | None) -> Any:
             )
         return read_codes(path)
     dense = read_matrix(path)
-    if mode == "sparse" and model is None:
+    if mode not in ("sparse", "reconstructed"):
+        return dense
+    if model is None:
         raise CommandError(
-            f"{path}: holds embeddings, but --mode sparse takes codes: name the model that "
+            f"{path}: holds embeddings, but --mode {mode} takes codes: name the model that "
             "encoded the items with --model, or give codes (.npz)",
             USAGE,
         )
-    if mode in ("sparse", "reconstructed") and model is not None:
-        import sparse_retrieval as sr
+    import sparse_retrieval as sr
 
-        return sr.CompresSAE.from_pretrained(model).sparse_codes(dense)
-    return dense
+    return sr.CompresSAE.from_pretrained(model).sparse_codes(dense)

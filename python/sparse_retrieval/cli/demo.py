@@ -160,9 +160,9 @@ def _print_reports(
 
     dense_bytes = split.items.shape[1] * 4
     table = Table(title=f"Recall against exact search of {len(split.items)} items")
-    table.add_column("asked")
-    for heading in ("value bits", "bytes an item", "of float32", f"recall@{DEPTH}", "ms a query"):
-        table.add_column(heading, justify="right")
+    table.add_column("asked", no_wrap=True)
+    for heading in ("bits", "bytes an item", "of float32", f"recall@{DEPTH}", "ms a query"):
+        table.add_column(heading, justify="right", no_wrap=True)
 
     def add(report: Report, bits: str) -> None:
         table.add_row(

@@ -51,9 +51,12 @@ def command(
     if mode:
         modes = [one.value for one in mode]
     else:
-        modes = [one for one in opened.modes if one != "sparse" or model is not None]
-        if len(modes) < len(opened.modes):
-            typer.echo("mode sparse is left out: it needs --model", err=True)
+        # Without a model nothing encodes the queries, and only one mode takes them as they are.
+        modes = [one for one in opened.modes if one == "dense" or model is not None]
+        for one in sorted(set(opened.modes) - set(modes)):
+            typer.echo(f"mode {one} is left out: it needs --model", err=True)
+    if not modes:
+        raise CommandError(f"{index}: none of its modes can be asked without --model", USAGE)
     true_ids = opened.ids[exact_top_k(items, asked, k).ids]
     reports = [
         evaluate_index(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from sparse_retrieval.cli._errors import CommandError
 from sparse_retrieval.cli._options import IndexFile
 
 
@@ -12,5 +13,9 @@ def command(index: IndexFile) -> None:
     import sparse_retrieval as sr
 
     opened = sr.SparseIndex.open(index)
-    opened.verify()
+    try:
+        opened.verify()
+    except sr.IndexFormatError as error:
+        # An open index does not name the file it came from.
+        raise CommandError(f"{index}: {str(error).removeprefix(f'{index}: ')}") from None
     typer.echo(f"{index}: sound, {len(opened)} items")
