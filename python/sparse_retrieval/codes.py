@@ -255,13 +255,15 @@ class SparseCodes:
         return dense
 
     def to_torch(self) -> Any:
-        """The codes as a sparse CSR torch tensor of shape (n, dim) and float32."""
+        """The codes as a coalesced sparse COO torch tensor of shape (n, dim) and float32."""
         torch = require("torch", "SparseCodes.to_torch")
-        return torch.sparse_csr_tensor(
-            torch.from_numpy(self.indptr.astype(np.int64)),
-            torch.from_numpy(self.latents.astype(np.int64)),
+        indices = np.stack([self._row_of_nonzeros(), self.latents.astype(np.int64)])
+        return torch.sparse_coo_tensor(
+            torch.from_numpy(indices),
             torch.from_numpy(self.values.copy()),
             size=self.shape,
+            is_coalesced=True,  # canonical form is sorted and without duplicates
+            check_invariants=False,
         )
 
     def top(self, k: int) -> SparseCodes:

@@ -60,6 +60,8 @@ class Dictionary:
 
     def __init__(self, atoms: Any) -> None:
         rows = as_rows(atoms, "atoms", np.float32)
+        if len(rows) == 0:
+            raise ValueError(f"atoms have shape {rows.shape}; expected at least one atom")
         norms = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
         wrong = np.flatnonzero(np.abs(norms - 1) > _NORM_TOLERANCE)
         if len(wrong):

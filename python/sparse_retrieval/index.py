@@ -415,9 +415,14 @@ def _has_one_axis(queries: Any) -> bool:
     if isinstance(queries, SparseCodes):
         return False
     if isinstance(queries, tuple) and len(queries) == 2:
-        return np.ndim(queries[0]) == 1
+        queries = queries[0]
     ndim = getattr(queries, "ndim", None)
-    return (np.ndim(queries) if ndim is None else ndim) == 1
+    if ndim is not None:
+        return bool(ndim == 1)
+    try:
+        return np.ndim(queries) == 1
+    except ValueError:  # ragged: what reads it as an array says so better
+        return False
 
 
 def _as_threads(threads: int | None) -> int | None:

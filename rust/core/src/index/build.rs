@@ -102,6 +102,7 @@ impl Index {
             let shape = vec![metadata.len() as u64];
             sections.add(section::METADATA, Dtype::U8, shape, metadata)?;
         }
+        sections.sort();
         let header = Header {
             writer: concat!("sparse_retrieval ", env!("CARGO_PKG_VERSION")).into(),
             rows: RowsHeader {
@@ -153,6 +154,13 @@ impl Sections {
             required: name != section::METADATA,
         });
         self.data.push((name, bytes));
+    }
+
+    /// Into the order in which they are listed and written.
+    fn sort(&mut self) {
+        let place = |name: &str| section::ALL.iter().position(|&known| known == name);
+        self.headers.sort_by_key(|header| place(&header.name));
+        self.data.sort_by_key(|section| place(section.0));
     }
 
     fn add_rows(&mut self, packed: PackedRows) -> Result<()> {

@@ -1,0 +1,225 @@
+"""Threads, forks and signals, each in a real process that may hang or die without the test."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import numpy as np
+import pytest
+
+import sparse_retrieval as sr
+
+SETUP = """
+import numpy as np, sparse_retrieval as sr, sys, os, threading, time, signal
+rng = np.random.default_rng(0)
+n = int(os.environ.get("N", "20000"))
+support = (np.arange(32) * 7 + rng.integers(0, 4096, (n, 1))) % 4096
+codes = sr.SparseCodes(support, rng.standard_normal((n, 32)), dim=4096)
+index = sr.SparseIndex.from_codes(codes, metric="cosine", value_bits=8)
+"""
+
+
+def run(script: str, timeout: float = 60, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", SETUP + textwrap.dedent(script)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={**os.environ, **env},
+        check=False,
+    )
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("threads", [1, 2, None])
+def test_a_child_forked_after_a_search_searches_too(threads):
+    done = run(
+        f"""
+        import warnings
+        warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of fork itself
+        expected = index.search(codes[:20], 10, threads={threads}).ids.tobytes()
+        child = os.fork()
+        if child == 0:
+            again = index.search(codes[:20], 10, threads={threads}).ids.tobytes()
+            os._exit(0 if again == expected else 1)
+        _, status = os.waitpid(child, 0)
+        assert os.waitstatus_to_exitcode(status) == 0
+        assert index.search(codes[:20], 10, threads={threads}).ids.tobytes() == expected
+        print("both")
+        """
+    )
+    assert done.stdout == "both\n", done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_child_forked_while_another_thread_searches_searches_too():
+    done = run(
+        """
+        import warnings
+        warnings.simplefilter("ignore", DeprecationWarning)
+        stop = threading.Event()
+        def search():
+            while not stop.is_set():
+                index.search(codes[:50], 10)
+        thread = threading.Thread(target=search)
+        thread.start()
+        for _ in range(10):
+            child = os.fork()
+            if child == 0:
+                index.search(codes[:20], 10)
+                os._exit(0)
+            _, status = os.waitpid(child, 0)
+            assert os.waitstatus_to_exitcode(status) == 0
+        stop.set()
+        thread.join()
+        print("all")
+        """
+    )
+    assert done.stdout == "all\n", done.stderr
+
+
+def test_many_threads_search_one_index_and_find_the_same(tmp_path):
+    rng = np.random.default_rng(0)
+    codes = sr.SparseCodes(
+        (np.arange(16) * 5 + rng.integers(0, 512, (5000, 1))) % 512,
+        rng.standard_normal((5000, 16)),
+        dim=512,
+    )
+    sr.SparseIndex.from_codes(codes).save(tmp_path / "items.sridx")
+    index = sr.SparseIndex.open(tmp_path / "items.sridx")
+    expected = index.search(codes[:64], 20)
+    wrong: list[object] = []
+
+    def search(first: int) -> None:
+        try:
+            for _ in range(20):
+                found = index.search(codes[first : first + 8], 20)
+                if found.ids.tobytes() != expected.ids[first : first + 8].tobytes():
+                    wrong.append(first)
+        except Exception as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=search, args=(first,)) for first in range(0, 64, 8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_other_threads_run_while_one_searches():
+    # with the interpreter's lock held by the search the counter could not move
+    done = run(
+        """
+        counter = 0
+        def count():
+            global counter
+            while searching:
+                counter += 1
+                time.sleep(0)
+        searching = True
+        thread = threading.Thread(target=count)
+        thread.start()
+        before = counter
+        index.search(codes[:2000], 10, threads=1)
+        after = counter
+        searching = False
+        thread.join()
+        print(after - before > 1000)
+        """
+    )
+    assert done.stdout == "True\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "index.search(codes, 10, threads=1)",
+        "index.search(codes, 10)",
+        "while True: sr.SparseIndex.from_codes(codes, metric='cosine')",
+    ],
+)
+def test_ctrl_c_ends_a_long_call_within_a_second(call):
+    script = SETUP + textwrap.dedent(
+        f"""
+        print("started", flush=True)
+        try:
+            {call}
+        except KeyboardInterrupt:
+            print("interrupted", flush=True)
+        """
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "N": "60000"},
+    )
+    with process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "started\n"
+            time.sleep(0.3)
+            begun = time.monotonic()
+            process.send_signal(signal.SIGINT)
+            assert process.stdout.readline() == "interrupted\n"
+            # not a measure of speed: the work that was cut short would have taken a minute
+            assert time.monotonic() - begun < 10
+            assert process.wait(timeout=10) == 0
+        finally:
+            process.kill()
+
+
+def test_threads_are_as_many_as_asked_for():
+    done = run(
+        """
+        def pool_threads():
+            names = [open(f"/proc/self/task/{t}/comm").read() for t in os.listdir("/proc/self/task")]
+            return sum(name.startswith("sparse-retrieva") for name in names)
+        before = pool_threads()
+        index.search(codes[:10], 5, threads=3)
+        print(pool_threads() - before)
+        """,
+        RAYON_NUM_THREADS="1",
+    )
+    if not os.path.exists("/proc/self/task"):
+        pytest.skip("counts threads through Linux's /proc")
+    assert done.stdout == "3\n", done.stderr
+
+
+def test_the_environment_sets_the_default_number_of_threads():
+    done = run("print(sr._native.build_info()['threads'])", RAYON_NUM_THREADS="3")
+    assert done.stdout == "3\n", done.stderr
+
+
+def test_a_kill_during_save_leaves_the_old_file_or_the_new_one(tmp_path):
+    path = tmp_path / "items.sridx"
+    script = SETUP + textwrap.dedent(
+        """
+        small = sr.SparseIndex.from_codes(codes[:100])
+        small.save(sys.argv[1])
+        print("saved", flush=True)
+        while True:
+            index.save(sys.argv[1])
+            small.save(sys.argv[1])
+        """
+    )
+    sizes = set()
+    for attempt in range(12):
+        with subprocess.Popen(
+            [sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "saved\n"
+            time.sleep(0.003 * attempt)
+            process.kill()
+        found = sr.SparseIndex.open(path)
+        found.verify()
+        sizes.add(len(found))
+    assert sizes <= {100, 20_000}
