@@ -54,8 +54,8 @@ def command(
     ),
     hidden_dim: Annotated[int, typer.Option(min=1, help="Latents.")] = 4096,
     k: Annotated[int, typer.Option("--k", "-k", min=1, help="Nonzeros an item.")] = 32,
-    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 150,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows a step.")] = 2048,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 200,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows a step.")] = 1024,
     held_out: Annotated[int, typer.Option("--queries", min=10, help="Rows held out.")] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of split and training.")] = 0,
 ) -> None:
