@@ -13,13 +13,15 @@ _LIBRARIES = ("sparse_retrieval", "numpy", "torch", "scipy", "faiss-cpu")
 
 
 def describe() -> dict[str, Any]:
-    """Return CPU, cores, system, versions and date, as a result file records them."""
+    """Return CPU, cores, load, system, versions and date, as a result file records them."""
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "cpu": _cpu_name(),
         "cores": len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),
+        # above the cores: others were at work, and times are too long
+        "load_average": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "versions": {
