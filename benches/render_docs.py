@@ -35,7 +35,8 @@ def _provenance(results: dict[str, Any]) -> str:
         f"{data['items']:,} items, {data['queries']:,} held-out queries ({data['name']}, "
         f"{data['columns']} dimensions); CompresSAE with {model['hidden_dim']} latents, "
         f"k = {model['k']}, {model['steps']} steps of {model['batch_size']}. "
-        f"{machine['cpu']}, {machine['cores']} cores, load {machine.get('load_average', 'unknown')}, "
+        f"{machine['cpu']}, {machine['cores']} cores, "
+        f"load {machine.get('load_average', 'unknown')}, "
         f"{machine['date']}. "
         f"Remade by `{results['command']}` and `make docs`."
     )
