@@ -80,6 +80,21 @@ def test_training_lowers_the_loss_and_raises_the_cosine_of_unseen_rows(init: Any
     np.testing.assert_allclose(history.loss, expected, rtol=0, atol=5e-7)
 
 
+def test_training_on_real_embeddings_raises_the_cosine_of_unseen_ones() -> None:
+    folder = Path(__file__).parents[1] / "examples" / "data"
+    levels = np.load(folder / "embeddings_i8.npy")[:3000].astype(np.float32)
+    x = levels * np.load(folder / "scales_f32.npy")[:3000].reshape(-1, 1)
+    unseen = torch.from_numpy(x[2500:])
+    model = CompresSAE(x.shape[1], 512, 16)
+    with torch.no_grad():
+        before = torch.cosine_similarity(model(unseen), unseen).mean()
+    history = train(model, x[:2500], steps=30, batch_size=500)
+    with torch.no_grad():
+        after = torch.cosine_similarity(model(unseen), unseen).mean()
+    assert after > before + 0.3
+    assert history.cosine_k[-5:].mean() > history.cosine_k[:5].mean() + 0.2
+
+
 def test_decoder_rows_are_of_unit_norm_after_every_step() -> None:
     model = CompresSAE(16, 64, 4)
     assert_unit(model)

@@ -163,7 +163,7 @@ class TrainConfig(_JsonConfig):
         Optimizer steps; the paper's number.
     batch_size : int, default 4096
         Rows a step. More than there are rows means all of them.
-    lr : float, default 2e-3
+    lr : float, default 1e-2
         Adam's learning rate, constant. Chosen by measurement, see docs/training.md.
     seed : int, default 0
         Seed of the order in which rows are drawn.
@@ -179,7 +179,7 @@ class TrainConfig(_JsonConfig):
 
     steps: int = 500
     batch_size: int = 4096
-    lr: float = 2e-3
+    lr: float = 1e-2
     seed: int = 0
     wide_factor: int = 4
     wide_weight: float = 0.125
