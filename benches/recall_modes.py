@@ -51,7 +51,7 @@ def measure(x: NDArray[np.float32], steps: int, seed: int) -> dict[str, Any]:
 
     watch = Stopwatch()
     model = sr.CompresSAE(input_dim=x.shape[1], hidden_dim=HIDDEN_DIM, k=K, seed=seed)
-    sr.train(model, items, steps=steps, batch_size=BATCH_SIZE, seed=seed)
+    history = sr.train(model, items, steps=steps, batch_size=BATCH_SIZE, seed=seed)
     train_s = watch.lap_s()
     codes, asked = (model.sparse_codes(rows, k=max(CURVE_K)) for rows in (items, queries))
     encode_s = watch.lap_s()
@@ -77,6 +77,7 @@ def measure(x: NDArray[np.float32], steps: int, seed: int) -> dict[str, Any]:
             "k": K,
             "steps": steps,
             "batch_size": BATCH_SIZE,
+            "lr": history.config.lr,
             "seed": seed,
         },
         "train_s": round(train_s, 1),
