@@ -82,9 +82,7 @@ def assert_is_top_k(
     assert result_ids.dtype == np.int64
     found = expected_ids >= 0
     np.testing.assert_array_equal(result_ids >= 0, found)
-    np.testing.assert_allclose(
-        result_scores[found], expected_scores[found], rtol=rtol, atol=atol
-    )
+    np.testing.assert_allclose(result_scores[found], expected_scores[found], rtol=rtol, atol=atol)
     assert np.all(np.isneginf(result_scores[~found]))
     for q in range(len(result_ids)):
         ids = result_ids[q][found[q]]

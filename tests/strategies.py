@@ -1,4 +1,4 @@
-"""Codes and embeddings for hypothesis, with the edges on purpose: empty rows, repeated rows, ties."""
+"""Codes for hypothesis, with the edges on purpose: empty rows, repeated rows, ties."""
 
 from __future__ import annotations
 
@@ -22,9 +22,7 @@ any_values = st.floats(-1e6, 1e6, width=32).filter(bool)
 @st.composite
 def code_rows(draw: Any, dim: int, values: Any, max_rows: int = 12) -> list[dict[int, float]]:
     """Rows as {latent: value}; latents crowd into few, so that rows share them; rows repeat."""
-    pool = draw(
-        st.lists(st.integers(0, dim - 1), min_size=1, max_size=24, unique=True)
-    )
+    pool = draw(st.lists(st.integers(0, dim - 1), min_size=1, max_size=24, unique=True))
     row = st.dictionaries(st.sampled_from(pool), values, max_size=24)
     rows = draw(st.lists(row, max_size=max_rows))
     for repeated in draw(st.lists(st.integers(0, max_rows), max_size=4)):

@@ -93,7 +93,7 @@ CASES = {
     "npz without codes": ("build other.npz --out i.sridx", 1, "other.npz: lacks indptr, indices"),
     "broken npz": ("build broken.npz --out i.sridx", 1, "broken.npz: is not a readable .npz"),
     "columns, not rows": ("build csc.npz --out i.sridx", 1, "csc.npz: holds a csc matrix"),
-    "value bits": ("build codes.npz --out i.sridx --value-bits 7", 2, "value_bits"),
+    "value bits": ("build codes.npz --out i.sridx --value-bits 12", 2, "value_bits"),
     "mode without dictionary": ("build codes.npz --out i.sridx --mode dense", 2, "dictionary"),
     "two dictionaries": (
         "build codes.npz --out i.sridx --model model --dictionary d.safetensors",
@@ -125,7 +125,7 @@ CASES = {
     "embeddings for sparse": (
         "search sparse.sridx -q x.npy --mode sparse",
         2,
-        "x.npy: holds embeddings, but --mode sparse takes codes",
+        "queries have 8 columns; this index holds no dictionary",
     ),
     "npz without out": ("search items.sridx -q x.npy --format npz", 2, "npz needs --out"),
     "table with out": ("search items.sridx -q x.npy --out t.txt", 2, "table goes to the screen"),

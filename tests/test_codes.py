@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 
 import numpy as np
@@ -9,9 +10,9 @@ import pytest
 import scipy.sparse
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import DIMS, any_values, as_codes, as_dense, code_rows
 
 import sparse_retrieval as sr
+from strategies import DIMS, any_values, as_codes, as_dense, code_rows
 
 small_dims = [dim for dim in DIMS if dim <= 4096]
 
@@ -20,7 +21,7 @@ def rows_of(codes: sr.SparseCodes) -> list[dict[int, float]]:
     bounds = codes.indptr.astype(int)
     return [
         dict(zip(codes.latents[a:b].tolist(), codes.values[a:b].tolist(), strict=True))
-        for a, b in zip(bounds[:-1], bounds[1:], strict=True)
+        for a, b in itertools.pairwise(bounds)
     ]
 
 

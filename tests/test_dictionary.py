@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import any_values, as_codes, as_dense, code_rows
 
 import sparse_retrieval as sr
 from sparse_retrieval import dictionary as module
+from strategies import any_values, as_codes, as_dense, code_rows
 
 
 def unit_rows(s: int, d: int, seed: int = 0) -> np.ndarray:

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import sridx_spec
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import any_values, as_codes, code_rows
 
 import sparse_retrieval as sr
+import sridx_spec
+from strategies import any_values, as_codes, code_rows
 
 CODES = sr.SparseCodes([[0, 1], [1, 2], [0, 3]], [[1, 2], [3, 4], [5, -6]], dim=4)
 
@@ -177,7 +177,9 @@ def test_a_damaged_section_is_named_with_its_offset_and_both_checksums(saved):
     data[rows["offset"]] ^= 1
     saved.write_bytes(data)
     index = sr.SparseIndex.open(saved)  # opening reads the header only
-    expected = rf"section `rows` at byte {rows['offset']}: checksum \w+, header says {rows['checksum']}"
+    expected = (
+        rf"section `rows` at byte {rows['offset']}: checksum \w+, header says {rows['checksum']}"
+    )
     with pytest.raises(sr.IndexFormatError, match=expected):
         index.verify()
 
@@ -198,7 +200,7 @@ def test_missing_files_and_folders_are_os_errors(tmp_path, path):
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs Linux's /proc as a folder")
 def test_an_unwritable_folder_is_an_os_error_even_for_root():
-    with pytest.raises(OSError, match="cannot write /proc/self/items.sridx"):
+    with pytest.raises(OSError, match=r"cannot write /proc/self/items\.sridx"):
         sr.SparseIndex.from_codes(CODES).save("/proc/self/items.sridx")
 
 

@@ -9,6 +9,7 @@ import sys
 import textwrap
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -180,7 +181,8 @@ def test_threads_are_as_many_as_asked_for():
     done = run(
         """
         def pool_threads():
-            names = [open(f"/proc/self/task/{t}/comm").read() for t in os.listdir("/proc/self/task")]
+            tasks = "/proc/self/task"
+            names = [open(f"{tasks}/{t}/comm").read() for t in os.listdir(tasks)]
             return sum(name.startswith("sparse-retrieva") for name in names)
         before = pool_threads()
         index.search(codes[:10], 5, threads=3)
@@ -188,7 +190,7 @@ def test_threads_are_as_many_as_asked_for():
         """,
         RAYON_NUM_THREADS="1",
     )
-    if not os.path.exists("/proc/self/task"):
+    if not Path("/proc/self/task").exists():
         pytest.skip("counts threads through Linux's /proc")
     assert done.stdout == "3\n", done.stderr
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import oracles
 import pytest
-import sridx_spec
-from conftest import ISAS
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import any_values, as_codes, code_rows
 
+import oracles
 import sparse_retrieval as sr
+import sridx_spec
+from conftest import ISAS
+from strategies import any_values, as_codes, code_rows
 
 
 def stored_codes(path: Path, dim: int, ranks: int | None = None) -> np.ndarray:
@@ -146,9 +146,7 @@ def test_levels_chosen_together_decode_better_than_the_nearest_ones(real_parts, 
         decoded = oracles.unit(levels @ dictionary.atoms.astype(np.float64))
         found[name] = float(np.mean(np.sum(decoded * original, axis=1)))
         if options:
-            np.testing.assert_allclose(
-                index.stats()["quantisation_cosine"], found[name], atol=1e-6
-            )
+            np.testing.assert_allclose(index.stats()["quantisation_cosine"], found[name], atol=1e-6)
     assert 1 - found["together"] < 0.85 * (1 - found["nearest"])
 
 
@@ -193,9 +191,7 @@ def test_fractional_bits_are_spent_on_the_ranks_that_need_them(real_parts):
     assert sum(bits) == int(2.5 * 16)
     assert index.value_bits == 3.5
     uniform = sr.SparseIndex.from_codes(codes, dictionary=dictionary, value_bits=3)
-    assert (
-        index.stats()["quantisation_cosine"] > uniform.stats()["quantisation_cosine"]
-    )
+    assert index.stats()["quantisation_cosine"] > uniform.stats()["quantisation_cosine"]
 
 
 def test_rank_coding_is_refused_beyond_65536_latents():

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
-import oracles
 import pytest
 import scipy.sparse
-from conftest import ISAS
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import DIMS, any_values, as_codes, as_dense, code_rows, compressed, exact_values
 
+import oracles
 import sparse_retrieval as sr
+from conftest import ISAS
+from strategies import DIMS, any_values, as_codes, as_dense, code_rows, compressed, exact_values
 
 
 def search_with(isa, index, queries, k, **options):
@@ -27,9 +27,7 @@ def test_ids_and_scores_equal_the_oracle_where_sums_are_exact(data):
     queries = data.draw(code_rows(dim, exact_values, max_rows=6), label="queries")
     k = data.draw(st.integers(1, 40), label="k")
     dense_queries, dense_items = compressed(as_dense(queries, dim), as_dense(items, dim))
-    expected_scores, expected_ids = oracles.top_k(
-        oracles.scores(dense_queries, dense_items), k
-    )
+    expected_scores, expected_ids = oracles.top_k(oracles.scores(dense_queries, dense_items), k)
     index = sr.SparseIndex.from_codes(as_codes(items, dim))
     for isa in ISAS:
         for threads in (1, 2, 3, 4):
@@ -142,9 +140,7 @@ def test_real_embeddings_in_all_modes_equal_the_oracle(isa, real_parts, metric, 
 
 def test_every_isa_thread_count_and_batch_returns_the_same_bytes(real_parts, tmp_path):
     codes, dictionary, queries = real_parts
-    built = sr.SparseIndex.from_codes(
-        codes, dictionary=dictionary, metric="cosine", value_bits=8
-    )
+    built = sr.SparseIndex.from_codes(codes, dictionary=dictionary, metric="cosine", value_bits=8)
     built.save(tmp_path / "items.sridx")
     expected = built.search(queries, 50, threads=1)
     for index in (

@@ -190,3 +190,19 @@ def test_the_result_is_a_named_tuple():
     assert scores.dtype == np.float32
     assert ids.dtype == np.int64
     assert sr.SearchResult._fields == ("scores", "ids")
+
+
+def test_dense_queries_of_a_mode_of_codes_are_encoded_first(real_parts):
+    codes, dictionary, queries = real_parts
+    index = sr.SparseIndex.from_codes(
+        codes, dictionary=dictionary, metric="cosine", modes=("sparse", "reconstructed", "dense")
+    )
+    encoded = dictionary.encode(queries, k=16)
+    for mode in ("sparse", "reconstructed"):
+        expected = index.search(encoded, 20, mode=mode)
+        for _ in range(2):
+            result = index.search(queries, 20, mode=mode)
+            assert result.scores.tobytes() == expected.scores.tobytes()
+            assert result.ids.tobytes() == expected.ids.tobytes()
+        one = index.search(queries[0], 20, mode=mode)
+        assert one.ids.tobytes() == expected.ids[0].tobytes()

@@ -10,6 +10,17 @@ from typing import Any, final
 import numpy as np
 import numpy.typing as npt
 
+__all__ = [
+    "DictionaryRound",
+    "Index",
+    "IndexFormatError",
+    "PursuitEncoder",
+    "__version__",
+    "build_info",
+    "canonical_codes",
+    "extrapolated_atoms",
+]
+
 __version__: str
 
 class IndexFormatError(ValueError):

@@ -56,10 +56,11 @@ class SparseIndex:
     ([[10, 20, -1]], [[1.25, -1.0, -inf]])
     """
 
-    __slots__ = ("_native", "_path")
+    __slots__ = ("_encoder", "_native", "_path")
 
     _native: native.Index
     _path: Path | None
+    _encoder: Dictionary | None
 
     def __init__(self) -> None:
         raise TypeError("use SparseIndex.from_codes or SparseIndex.open")
@@ -69,6 +70,7 @@ class SparseIndex:
         index = cls.__new__(cls)
         index._native = built
         index._path = path
+        index._encoder = None
         return index
 
     @classmethod
@@ -250,6 +252,9 @@ class SparseIndex:
         mode : {"dense", "reconstructed", "sparse"}, optional
             How to compare. "dense": the dense query, never encoded, with decoded items.
             "reconstructed": decoded queries with decoded items. "sparse": codes with codes.
+            Dense queries of the last two are encoded first, by pursuit with as many nonzeros as
+            the rows have (32 where rows differ); queries for codes of a CompresSAE are better
+            encoded by its own encoder, ``model.sparse_codes``.
             Default: "dense" for dense queries; for codes "reconstructed" where the index was
             built for it, else "sparse".
         k_row : int, optional
@@ -287,6 +292,11 @@ class SparseIndex:
         one = _has_one_axis(queries)
         if holds_codes(queries) or self.embedding_dim is None:
             codes = self._query_codes(queries)
+        elif mode in ("sparse", "reconstructed") and mode in self._native.modes:
+            codes = self._encoded(queries, threads)
+        else:
+            codes = None
+        if codes is not None:
             default = "reconstructed" if "reconstructed" in self._native.modes else "sparse"
             scores, ids = self._native.search_codes(
                 codes.indptr,
@@ -309,6 +319,19 @@ class SparseIndex:
                 progress=progress,
             )
         return _padded(scores, ids, k, one)
+
+    def _encoded(self, queries: Any, threads: int | None) -> SparseCodes:
+        rows = as_rows(queries, "queries", np.float32)
+        if self._encoder is None:
+            self._encoder = self.dictionary  # kept: it holds the Gram matrix once it was needed
+        assert self._encoder is not None  # embedding_dim has said that there is one
+        if rows.shape[1] != self.embedding_dim:
+            raise ValueError(
+                f"queries have {rows.shape[1]} columns, this index holds a dictionary for "
+                f"{self.embedding_dim}; embed them with the model that made the items"
+            )
+        width = self._native.width
+        return self._encoder.encode(rows, k=min(width or 32, self.dim), threads=threads)
 
     def _query_codes(self, queries: Any) -> SparseCodes:
         if holds_codes(queries):
@@ -395,8 +418,9 @@ class SparseIndex:
             where rows differ), ``reconstruction_cosine`` (mean cosine of items and their codes
             before quantisation, where it is known), ``quantisation_cosine`` (mean cosine of
             codes before and after it, both decoded where there is a dictionary; None for 8 bits
-            and more), ``bytes_per_item``, ``mapped``, ``writer``, and ``sections``: a list of name, dtype, shape, ``bytes`` and
-            ``bytes_per_item`` (None for sections that do not grow with the items).
+            and more), ``bytes_per_item``, ``mapped``, ``writer``, and ``sections``: a list of
+            name, dtype, shape, ``bytes`` and ``bytes_per_item`` (None for sections that do not
+            grow with the items).
         """
         n = len(self)
         sections = self._native.sections()

@@ -28,7 +28,9 @@ def main() -> None:
     )
     uneven = sr.SparseCodes.concatenate([even[:3], even[3:40].top(1)])
     every = ("sparse", "reconstructed", "dense")
-    wide = sr.SparseCodes.from_csr(even.indptr, even.latents.astype(int) * 3000, even.values, 70_000)
+    wide = sr.SparseCodes.from_csr(
+        even.indptr, even.latents.astype(int) * 3000, even.values, 70_000
+    )
     answers = {}
     for name, codes, options in (
         ("v1_float32.sridx", even, {}),

@@ -17,7 +17,8 @@ def read_queries(path: Path, model: Path | None, mode: str | None) -> Any:
     path : Path
         ``.npz`` holds codes; anything else embeddings.
     model : Path or None
-        Folder of the CompresSAE that encoded the items.
+        Folder of the CompresSAE that encoded the items; without it embeddings are left for the
+        index to encode.
     mode : str or None
         ``"sparse"`` and ``"reconstructed"`` take codes, ``"dense"`` embeddings as they are.
 
@@ -28,7 +29,7 @@ def read_queries(path: Path, model: Path | None, mode: str | None) -> Any:
     Raises
     ------
     CommandError
-        If the file is not what the mode takes and no model is given.
+        If the file holds codes and the mode takes embeddings.
     """
     if path.suffix == ".npz":
         if mode == "dense":
@@ -41,11 +42,7 @@ def read_queries(path: Path, model: Path | None, mode: str | None) -> Any:
     if mode not in ("sparse", "reconstructed"):
         return dense
     if model is None:
-        raise CommandError(
-            f"{path}: holds embeddings, but --mode {mode} takes codes: name the model that "
-            "encoded the items with --model, or give codes (.npz)",
-            USAGE,
-        )
+        return dense  # the index encodes them with its dictionary, by pursuit
     import sparse_retrieval as sr
 
     return sr.CompresSAE.from_pretrained(model).sparse_codes(dense)

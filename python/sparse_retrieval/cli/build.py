@@ -35,8 +35,11 @@ def command(
     ] = None,
     metric: Annotated[Metric, typer.Option(help="What a score is.")] = Metric.cosine,
     value_bits: Annotated[
-        int | None,
-        typer.Option(help="Bits a value: 32, 16 or 8; by default the library's choice."),
+        float | None,
+        typer.Option(
+            help="Bits a value: 32, 16, 8, or 1 to 7 (coded by rank, 4 is a good choice); by "
+            "default the library's choice."
+        ),
     ] = None,
     mode: Annotated[
         list[Mode] | None,

@@ -9,7 +9,7 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 use xxhash_rust::xxh3::xxh3_64;
@@ -29,12 +29,18 @@ const CHUNK_BYTES: usize = 4 << 20;
 pub struct FilePart {
     header: Header,
     bytes: Bytes,
+    path: Option<PathBuf>,
 }
 
 impl FilePart {
     /// The header.
     pub fn header(&self) -> &Header {
         &self.header
+    }
+
+    /// Where it was read from, where it was a file.
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
     }
 
     /// Bytes of the whole file.
@@ -122,7 +128,9 @@ pub fn read_file(path: &Path, mapped: bool, control: &Control) -> Result<FilePar
             Ok(())
         })?
     };
-    parse(bytes).map_err(|error| error.in_file(path))
+    let mut file = parse(bytes).map_err(|error| error.in_file(path))?;
+    file.path = Some(path.to_owned());
+    Ok(file)
 }
 
 /// Reads and checks the header of a whole file's bytes.
@@ -186,5 +194,9 @@ pub fn parse(bytes: Bytes) -> Result<FilePart> {
     })?;
     header.check(end, file_bytes, PREFIX_BYTES)?;
     debug_assert!(header.sections.iter().all(|s| s.offset % ALIGNMENT == 0));
-    Ok(FilePart { header, bytes })
+    Ok(FilePart {
+        header,
+        bytes,
+        path: None,
+    })
 }

@@ -338,10 +338,15 @@ impl Index {
     /// # Errors
     /// [`Error::Format`] with the first thing wrong, [`Error::Interrupted`].
     pub fn verify(&self, control: &Control) -> Result<()> {
-        if let Some(file) = &self.file {
-            file.verify(control)?;
+        let outcome = match &self.file {
+            Some(file) => file.verify(control),
+            None => Ok(()),
         }
-        check::check_content(self, control)
+        .and_then(|()| check::check_content(self, control));
+        match self.file.as_ref().and_then(FilePart::path) {
+            Some(path) => outcome.map_err(|error| error.in_file(path)),
+            None => outcome,
+        }
     }
 
     /// The best `min(k, len)` items of each query as positions, best first, ties by lower
