@@ -336,12 +336,13 @@ impl Header {
                     (&[Dtype::F32, Dtype::F16], &[Some(rows.count)])
                 }
                 section::LEVELS => (&[Dtype::F32], &[Some(rows.n_levels())]),
-                section::DICTIONARY => (&[Dtype::F32], &[Some(rows.dim), None]),
+                section::DICTIONARY => (&[Dtype::F32, Dtype::F16], &[Some(rows.dim), None]),
                 section::IDS => (&[Dtype::I64], &[Some(rows.count)]),
                 _ => (&[Dtype::U8], &[None]), // metadata
             };
             check_shape(section, dtypes, shape)?;
-            let is_scaled = section.dtype == Dtype::F16.name();
+            let is_scaled =
+                section.dtype == Dtype::F16.name() && section.name != section::DICTIONARY;
             if is_scaled
                 != section
                     .unit
@@ -350,7 +351,7 @@ impl Header {
                 return Err(FormatProblem::SectionShape {
                     section: section.name.clone(),
                     got: format!("{} with unit {:?}", section.dtype, section.unit),
-                    expected: "a positive unit for f16, none for other types".into(),
+                    expected: "a positive unit for f16 scales, none for others".into(),
                 });
             }
         }

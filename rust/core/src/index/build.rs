@@ -141,8 +141,7 @@ impl Index {
         let (rows_header, quantisation) = stored.header(&codes);
         stored.add_to(&mut sections)?;
         if let Some(atoms) = atoms {
-            let shape = vec![atoms.len() as u64, atoms.d() as u64];
-            sections.add(section::DICTIONARY, Dtype::F32, shape, atoms.rows())?;
+            sections.add_atoms(atoms)?;
         }
         if let Some(ids) = options.ids {
             sections.add(section::IDS, Dtype::I64, vec![ids.len() as u64], ids)?;
@@ -217,6 +216,19 @@ impl Sections {
             Bytes::copy_of(&halves)?,
         );
         Ok(())
+    }
+
+    /// Atoms: in half precision where that loses nothing, as it does for atoms that were rounded
+    /// to it before anything was encoded with them.
+    fn add_atoms(&mut self, atoms: Atoms<'_>) -> Result<()> {
+        let shape = vec![atoms.len() as u64, atoms.d() as u64];
+        let is_exact = |&a: &f32| f16::from_f32(a).to_f32() == a;
+        if atoms.rows().iter().all(is_exact) {
+            let halves: Vec<f16> = atoms.rows().iter().map(|&a| f16::from_f32(a)).collect();
+            self.add(section::DICTIONARY, Dtype::F16, shape, &halves)
+        } else {
+            self.add(section::DICTIONARY, Dtype::F32, shape, atoms.rows())
+        }
     }
 
     fn push(
