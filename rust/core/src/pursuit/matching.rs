@@ -6,6 +6,14 @@
 //! Krishnaprasad, "Orthogonal matching pursuit" (1993); the Gram form is Rubinstein, Zibulevsky &
 //! Elad, "Efficient implementation of the K-SVD algorithm using batch orthogonal matching
 //! pursuit" (2008).
+//!
+//! What was tried (CPU time a row, s = 4096, d = 384, k = 32, one busy core of a Zen 4 server,
+//! `benches/bench_encoding.py`, where the projection alone takes 32 us in numpy): K in float32 117
+//! us, int16 95, int8 91, at mean cosines .96237, .96237, .96211. Inner products of the atoms one
+//! pair at a time cost 35 us, four pairs at a time 16, in tiles of 4 x 2 10; rows not fetched
+//! ahead 5 more; fresh pages for each chunk's correlations 7 more. Bounds that would let blocks
+//! of correlations wait were not built: with the largest |K| of a block at about .2 a block's
+//! bound passes the maximum after one or two steps, and every row has to be read all the same.
 
 use super::blocks::{self, flat, Block, Entry};
 use super::gram::Rows;
