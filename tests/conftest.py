@@ -39,18 +39,22 @@ def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
 def real_parts() -> tuple[sr.SparseCodes, sr.Dictionary, np.ndarray]:
     """Codes, dictionary and held-out queries from the sample of real embeddings.
 
-    Atoms are items, codes the 16 largest projections: crude, but with the structure of real
-    data (used latents are few, norms differ, neighbours share latents).
+    Atoms are items less their mean, codes the 16 largest projections with values by least
+    squares: crude, but with the structure of real data (norms differ, signs are mixed, some
+    latents are used far more than others, neighbours share latents).
     """
     folder = Path(__file__).parent.parent / "examples" / "data"
     levels = np.load(folder / "embeddings_i8.npy")
     scales = np.load(folder / "scales_f32.npy")
     x = levels.astype(np.float32) * scales.reshape(-1, 1)
     x /= np.linalg.norm(x, axis=1, keepdims=True)
-    atoms, items, queries = x[:1024], x[1024:9216], x[-64:]
+    atoms, items, queries = x[:1024] - x.mean(axis=0), x[1024:9216], x[-64:]
+    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
     projected = items @ atoms.T
     support = np.argpartition(np.abs(projected), -16, axis=1)[:, -16:]
-    values = np.take_along_axis(projected, support, axis=1)
+    gram = (atoms @ atoms.T)[support[:, :, None], support[:, None, :]] + 1e-3 * np.eye(16)
+    wanted = np.take_along_axis(projected, support, axis=1)
+    values = np.linalg.solve(gram, wanted[:, :, None])[:, :, 0]
     return sr.SparseCodes(support, values, dim=1024), sr.Dictionary(atoms), queries
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import xxhash
 
 MAGIC = b"\x89SRIX\r\n\x1a"
-DTYPES = {"u8": "<u1", "u32": "<u4", "u64": "<u8", "i64": "<i8", "f32": "<f4"}
+DTYPES = {"u8": "<u1", "u32": "<u4", "u64": "<u8", "i64": "<i8", "f16": "<f2", "f32": "<f4"}
 VALUES = {"float32": "<f4", "int16": "<i2", "int8": "<i1"}
 
 
@@ -45,6 +45,8 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 def rows(header: dict[str, Any], sections: dict[str, np.ndarray]) -> list[list[tuple[int, float]]]:
     """The stored (latent, value or level) pairs of every row, in rank order."""
     described = header["rows"]
+    if described["values"] == "ranked":
+        return ranked_rows(described, sections)
     latent = np.dtype("<u2" if described["latent_bits"] == 16 else "<u4")
     value = np.dtype(VALUES[described["values"]])
     n, width = described["count"], described["width"]
@@ -57,6 +59,31 @@ def rows(header: dict[str, Any], sections: dict[str, np.ndarray]) -> list[list[t
         latents = np.frombuffer(data, latent, m, at)
         values = np.frombuffer(data, value, m, at + m * latent.itemsize)
         found.append(list(zip(latents.tolist(), values.tolist(), strict=True)))
+    return found
+
+
+def ranked_rows(
+    described: dict[str, Any], sections: dict[str, np.ndarray]
+) -> list[list[tuple[int, float]]]:
+    """The (latent, signed level) pairs of rank-coded rows."""
+    latent_bits, bits = described["latent_bits"], described["magnitude_bits"]
+    row_bits = sum(latent_bits + 1 + b for b in bits)
+    row_bytes = max(4, -(-row_bits // 8))
+    first_levels = np.cumsum([0] + [2**b for b in bits])
+    levels = sections["levels"]
+    found = []
+    for row in sections["rows"].reshape(-1, row_bytes):
+        number = int.from_bytes(row.tobytes(), "little")
+        pairs = []
+        for rank, b in enumerate(bits):
+            latent = number & (2**latent_bits - 1)
+            number >>= latent_bits
+            sign = -1 if number & 1 else 1
+            number >>= 1
+            level = float(levels[first_levels[rank] + (number & (2**b - 1))])
+            number >>= b
+            pairs.append((latent, sign * level))
+        found.append(pairs)
     return found
 
 

@@ -72,8 +72,10 @@ class Index:
         dictionary: npt.NDArray[np.float32] | None,
         ids: npt.NDArray[np.int64] | None,
         metric: str,
-        value_bits: int,
+        value_bits: float,
         modes: list[str],
+        unit_items: bool,
+        reconstruction_cosine: float | None,
         metadata: str | None,
         threads: int | None,
         progress: Callable[[int], object] | None,
@@ -92,6 +94,7 @@ class Index:
         k: int,
         *,
         mode: str,
+        k_row: int | None,
         threads: int | None,
         progress: Callable[[int], object] | None,
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
@@ -105,6 +108,7 @@ class Index:
         k: int,
         *,
         mode: str,
+        k_row: int | None,
         threads: int | None,
         progress: Callable[[int], object] | None,
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
@@ -122,8 +126,17 @@ class Index:
     def metric(self) -> str:
         """Name of the metric."""
     @property
-    def value_bits(self) -> int:
-        """Bits of a value."""
+    def value_bits(self) -> float:
+        """Bits of a value, sign included; the mean over the ranks where they differ."""
+    @property
+    def magnitude_bits(self) -> list[int] | None:
+        """Bits of magnitude of each rank, or None where values are not rank-coded."""
+    @property
+    def unit_items(self) -> bool:
+        """Whether cosine takes the norm of every item in embedding space for 1."""
+    @property
+    def cosines(self) -> tuple[float | None, float | None]:
+        """Mean cosines: of items and codes, and of codes before and after quantisation."""
     @property
     def width(self) -> int | None:
         """Nonzeros of every row, or None where rows differ."""

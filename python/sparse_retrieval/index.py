@@ -80,8 +80,10 @@ class SparseIndex:
         dictionary: Dictionary | None = None,
         ids: Any = None,
         metric: Metric = "inner_product",
-        value_bits: int = 32,
+        value_bits: float = 32,
         modes: Sequence[Mode] | None = None,
+        unit_items: bool = False,
+        reconstruction_cosine: float | None = None,
         metadata: Any = None,
         threads: int | None = None,
         progress: Progress | None = None,
@@ -103,12 +105,26 @@ class SparseIndex:
             The inner product needs no scale a row, so it is the lossless default; "cosine"
             normalises both sides, in code space for mode "sparse", in embedding space for the
             others.
-        value_bits : {32, 16, 8}, default 32
+        value_bits : {32, 16, 8} or 1 to 7, default 32
             32 stores the values themselves. 16 and 8 store levels of a uniform grid, one step
-            a row: an error of at most 1/65534 or 1/254 of the row's largest magnitude.
+            a row: an error of at most 1/65534 or 1/254 of the row's largest magnitude. From 1
+            to 7 values are coded by rank: a sign and value_bits - 1 bits that choose a level
+            from a codebook of the nonzero's rank by magnitude, learnt from these codes; with a
+            dictionary the levels of a row are chosen together, for the least error of what it
+            decodes to. 4 loses next to nothing against 32. A fraction, as 3.5, is a mean: ranks
+            get the bits where they help most. Scales then take 2 bytes instead of 4, and
+            latents as few bits as hold dim, which may be 65,536 at most.
         modes : sequence of {"sparse", "reconstructed", "dense"}, optional
             What the index shall serve. Default: ("sparse",) without a dictionary,
             ("dense", "reconstructed") with one (they share their scales).
+        unit_items : bool, default False
+            Under "cosine", in the modes "dense" and "reconstructed": the codes encode embeddings
+            of unit norm, so the item's norm is 1 and not that of what the code decodes to.
+            Scores then estimate the cosine with the original item; recall rises a little,
+            because items that decode badly (to a shorter vector) are trusted less.
+        reconstruction_cosine : float, optional
+            Mean cosine of the items and what their codes decode to, where the caller knows it;
+            kept for :meth:`stats`.
         metadata : JSON-serialisable, optional
             Kept with the index and in its file.
         threads : int, optional
@@ -147,8 +163,10 @@ class SparseIndex:
             dictionary=None if dictionary is None else dictionary.atoms,
             ids=None if ids is None else _as_ids(ids),
             metric=_as_name(metric, "metric"),
-            value_bits=as_count(value_bits, "value_bits", most=64),
+            value_bits=_as_bits(value_bits),
             modes=[] if modes is None else _as_modes(modes),
+            unit_items=bool(unit_items),
+            reconstruction_cosine=reconstruction_cosine,
             metadata=None if metadata is None else _as_json(metadata),
             threads=_as_threads(threads),
             progress=progress,
@@ -209,6 +227,7 @@ class SparseIndex:
         k: int = 10,
         *,
         mode: Mode | None = None,
+        k_row: int | None = None,
         threads: int | None = None,
         progress: Progress | None = None,
     ) -> SearchResult:
@@ -233,6 +252,10 @@ class SparseIndex:
             "reconstructed": decoded queries with decoded items. "sparse": codes with codes.
             Default: "dense" for dense queries; for codes "reconstructed" where the index was
             built for it, else "sparse".
+        k_row : int, optional
+            Read only the first ``k_row`` nonzeros of each row. They stand by descending
+            magnitude, so a prefix is a coarser code of the same item, at the cost of fewer
+            look-ups. Scales stay those of the whole rows.
         threads : int, optional
             Default: all processors (``RAYON_NUM_THREADS`` where set).
         progress : callable, optional
@@ -259,6 +282,7 @@ class SparseIndex:
         CompresSAE (arXiv 2505.11388); its kernel trick is ``u = W W^T c``.
         """
         k = as_count(k, "k")
+        k_row = None if k_row is None else as_count(k_row, "k_row")
         threads = _as_threads(threads)
         one = _has_one_axis(queries)
         if holds_codes(queries) or self.embedding_dim is None:
@@ -271,6 +295,7 @@ class SparseIndex:
                 codes.dim,
                 k,
                 mode=default if mode is None else _as_name(mode, "mode"),
+                k_row=k_row,
                 threads=threads,
                 progress=progress,
             )
@@ -279,6 +304,7 @@ class SparseIndex:
                 as_rows(queries, "queries", np.float64),
                 k,
                 mode="dense" if mode is None else _as_name(mode, "mode"),
+                k_row=k_row,
                 threads=threads,
                 progress=progress,
             )
@@ -320,9 +346,15 @@ class SparseIndex:
         return tuple(self._native.modes)
 
     @property
-    def value_bits(self) -> int:
-        """Bits of a stored value: 32, 16 or 8."""
-        return self._native.value_bits
+    def value_bits(self) -> float:
+        """Bits of a stored value, sign included; the mean where they differ by rank."""
+        bits = self._native.value_bits
+        return int(bits) if bits == int(bits) else bits
+
+    @property
+    def unit_items(self) -> bool:
+        """Whether cosine takes the norm of every item in embedding space for 1."""
+        return self._native.unit_items
 
     @property
     def ids(self) -> npt.NDArray[np.int64]:
@@ -358,20 +390,28 @@ class SparseIndex:
         Returns
         -------
         dict
-            ``items``, ``dim``, ``embedding_dim``, ``metric``, ``modes``, ``value_bits``,
-            ``nonzeros_per_item`` (None where rows differ), ``bytes_per_item``, ``mapped``,
-            ``writer``, and ``sections``: a list of name, dtype, shape, ``bytes`` and
+            ``items``, ``dim``, ``embedding_dim``, ``metric``, ``modes``, ``unit_items``,
+            ``value_bits``, ``magnitude_bits`` (of each rank, or None), ``nonzeros_per_item`` (None
+            where rows differ), ``reconstruction_cosine`` (mean cosine of items and their codes
+            before quantisation, where it is known), ``quantisation_cosine`` (mean cosine of
+            codes before and after it, both decoded where there is a dictionary; None for 8 bits
+            and more), ``bytes_per_item``, ``mapped``, ``writer``, and ``sections``: a list of name, dtype, shape, ``bytes`` and
             ``bytes_per_item`` (None for sections that do not grow with the items).
         """
         n = len(self)
         sections = self._native.sections()
+        reconstruction, quantisation = self._native.cosines
         return {
             "items": n,
             "dim": self.dim,
             "embedding_dim": self.embedding_dim,
             "metric": self.metric,
             "modes": list(self.modes),
+            "unit_items": self.unit_items,
             "value_bits": self.value_bits,
+            "magnitude_bits": self._native.magnitude_bits,
+            "reconstruction_cosine": reconstruction,
+            "quantisation_cosine": quantisation,
             "nonzeros_per_item": self._native.width,
             "bytes_per_item": self.bytes_per_item,
             "mapped": self._native.is_mapped,
@@ -392,7 +432,7 @@ class SparseIndex:
         source = f", from {str(self._path)!r}" if self._path is not None else ""
         return (
             f"SparseIndex({len(self)} items over {self.dim} latents, {self.metric}, "
-            f"{self.value_bits}-bit values, {self.bytes_per_item:.1f} bytes an item{source})"
+            f"{self.value_bits:g}-bit values, {self.bytes_per_item:.1f} bytes an item{source})"
         )
 
 
@@ -427,6 +467,12 @@ def _has_one_axis(queries: Any) -> bool:
 
 def _as_threads(threads: int | None) -> int | None:
     return None if threads is None else as_count(threads, "threads", most=1024)
+
+
+def _as_bits(bits: Any) -> float:
+    if isinstance(bits, (bool, str)) or not isinstance(bits, (int, float, np.number)):
+        raise TypeError(f"value_bits is {bits!r}; expected a number")
+    return float(bits)
 
 
 def _as_name(name: Any, what: str) -> str:

@@ -40,6 +40,13 @@ def main() -> None:
             | {"ids": np.arange(40)[::-1], "metadata": {"made": "for the tests"}},
         ),
         ("v1_int8_offsets.sridx", uneven, {"value_bits": 8, "metric": "cosine"}),
+        (
+            "v1_ranked.sridx",
+            even,
+            {"value_bits": 4, "metric": "cosine", "dictionary": dictionary, "modes": every}
+            | {"unit_items": True},
+        ),
+        ("v1_ranked_by_rank.sridx", even, {"value_bits": 2.6}),
     ):
         index = sr.SparseIndex.from_codes(codes, **options)
         index.save(HERE / name)

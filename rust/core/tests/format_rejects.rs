@@ -4,34 +4,42 @@
 use std::fs;
 
 use serde_json::{json, Value};
-use sparse_retrieval::codes::{Codes, ValueKind};
+use sparse_retrieval::codes::{Codes, MagnitudeBits};
 use sparse_retrieval::control::Control;
 use sparse_retrieval::error::FormatProblem;
-use sparse_retrieval::format::{parse, Bytes, ALIGNMENT, MAGIC, PREFIX_BYTES};
-use sparse_retrieval::index::{BuildOptions, DictionaryData, Index};
+use sparse_retrieval::format::{parse, Bytes, ItemNorm, ALIGNMENT, MAGIC, PREFIX_BYTES};
+use sparse_retrieval::index::{BuildOptions, DictionaryData, Index, ValueCoding};
 use sparse_retrieval::search::{Metric, Mode};
 use sparse_retrieval::Error;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// The bytes of a sound file with every section but `row_offsets`.
 fn sound_file() -> Vec<u8> {
-    build(&[0, 2, 4], &[1, 3, 0, 2])
+    build(&[0, 2, 4], &[1, 3, 0, 2], ValueCoding::Int8)
 }
 
 /// The bytes of a sound file whose rows have no common width.
 fn file_with_offsets() -> Vec<u8> {
     let mut indptr = vec![0; 20];
     indptr.push(4);
-    build(&indptr, &[0, 1, 2, 3])
+    build(&indptr, &[0, 1, 2, 3], ValueCoding::Int8)
 }
 
-fn build(indptr: &[i64], latents: &[i64]) -> Vec<u8> {
+/// The bytes of a sound file with rank-coded values.
+fn ranked_file() -> Vec<u8> {
+    let values = ValueCoding::Ranked(MagnitudeBits::Uniform(2));
+    build(&[0, 2, 4], &[1, 3, 0, 2], values)
+}
+
+fn build(indptr: &[i64], latents: &[i64], values: ValueCoding) -> Vec<u8> {
     let codes = Codes::from_csr(indptr, latents, &[1.0, 0.25, -2.0, 0.5], 4).unwrap();
     let atoms: Vec<f32> = (0..12).map(|i| i as f32 / 10.0).collect();
     let ids: Vec<i64> = (0..indptr.len() as i64 - 1).map(|i| i * 10).collect();
     let options = BuildOptions {
         metric: Metric::Cosine,
-        value: ValueKind::Int8,
+        values,
+        item_norm: ItemNorm::Decoded,
+        reconstruction_cosine: None,
         modes: &Mode::ALL,
         dictionary: Some(DictionaryData { rows: &atoms, d: 3 }),
         ids: Some(&ids),
@@ -117,7 +125,7 @@ fn header_reason(problem: FormatProblem) -> String {
 
 #[test]
 fn a_sound_file_opens_and_verifies() {
-    for file in [sound_file(), file_with_offsets()] {
+    for file in [sound_file(), file_with_offsets(), ranked_file()] {
         let index = open(&file).unwrap();
         index.verify(&Control::new()).unwrap();
     }
@@ -230,6 +238,93 @@ fn rejects_rows_that_are_not_as_specified() {
 }
 
 #[test]
+fn rejects_rank_coded_rows_that_are_not_as_specified() {
+    let file = ranked_file();
+    for (key, value) in [
+        ("latent_bits", json!(3)),
+        ("latent_bits", json!(16)),
+        ("magnitude_bits", json!(null)),
+        ("magnitude_bits", json!([2])),
+        ("magnitude_bits", json!([2, 8])),
+        ("width", json!(null)),
+        ("values", json!("int8")),
+    ] {
+        let broken = with_header(&file, |header| header["rows"][key] = value.clone());
+        let problem = refused(&broken);
+        assert!(
+            matches!(problem, FormatProblem::Header { .. }),
+            "{key}: {problem}"
+        );
+    }
+    for (key, value) in [
+        ("count", json!(3)),
+        ("count", json!(u64::MAX)),
+        ("magnitude_bits", json!([2, 1])),
+        ("magnitude_bits", json!([7, 7])),
+    ] {
+        let broken = with_header(&file, |header| header["rows"][key] = value.clone());
+        let problem = refused(&broken);
+        assert!(
+            matches!(problem, FormatProblem::SectionShape { .. }),
+            "{key}: {problem}"
+        );
+    }
+}
+
+#[test]
+fn rejects_half_precision_scales_without_a_unit_and_units_of_other_types() {
+    for (file, unit) in [
+        (ranked_file(), json!(null)),
+        (ranked_file(), json!(0.0)),
+        (ranked_file(), json!(-1.0)),
+        (sound_file(), json!(1.0)),
+    ] {
+        let broken = with_header(&file, |header| {
+            let at = section_at(header, "scales_code");
+            header["sections"][at]["unit"] = unit.clone();
+            header["writer"] = json!("x");
+        });
+        let problem = refused(&broken);
+        assert!(problem.to_string().contains("unit"), "{unit}: {problem}");
+    }
+}
+
+#[test]
+fn rejects_levels_that_are_not_finite() {
+    let broken = with_content(&ranked_file(), "levels", |b| {
+        b[..4].copy_from_slice(&f32::NAN.to_le_bytes());
+    });
+    assert!(header_reason(refused(&broken)).contains("finite levels"));
+}
+
+#[test]
+fn verify_finds_damage_inside_rank_coded_rows_and_search_survives_it() {
+    let file = ranked_file();
+    let cases: Vec<(&str, Vec<u8>)> = vec![
+        // 2 bits of latent, then sign and 2 bits: rank 1 starts at bit 5
+        (
+            "more than once",
+            with_content(&file, "rows", |b| {
+                b[0] = (b[0] & 0x1F) | (b[0] & 3) << 5;
+            }),
+        ),
+        (
+            "finite number of at least 0",
+            with_content(&file, "scales_code", |b| b[..2].fill(0xFF)),
+        ),
+    ];
+    for (expected, broken) in cases {
+        let index = open(&broken).unwrap();
+        let problem = problem_of(index.verify(&Control::new()));
+        assert!(
+            problem.to_string().contains(expected),
+            "{expected}: {problem}"
+        );
+        search_all_modes(&index);
+    }
+}
+
+#[test]
 fn rejects_counts_that_do_not_fit_the_bytes_of_the_rows() {
     let file = sound_file();
     for (key, value) in [
@@ -325,9 +420,10 @@ fn rejects_a_file_that_is_longer_or_shorter_than_its_sections() {
 
 #[test]
 fn rejects_every_truncation() {
-    let file = sound_file();
-    for length in 0..file.len() {
-        refused(&file[..length]);
+    for file in [sound_file(), file_with_offsets(), ranked_file()] {
+        for length in 0..file.len() {
+            refused(&file[..length]);
+        }
     }
 }
 
@@ -430,9 +526,14 @@ fn unknown_keys_of_the_header_are_ignored() {
 
 #[test]
 fn verify_finds_a_flipped_bit_in_any_byte_that_opening_does_not_refuse() {
-    let file = sound_file();
+    for file in [sound_file(), ranked_file()] {
+        flip_every_byte(&file);
+    }
+}
+
+fn flip_every_byte(file: &[u8]) {
     for at in 0..file.len() {
-        let mut flipped = file.clone();
+        let mut flipped = file.to_vec();
         flipped[at] ^= 1 << (at % 8);
         let outcome = open(&flipped).and_then(|index| index.verify(&Control::new()));
         problem_of(outcome);
@@ -540,7 +641,7 @@ fn search_all_modes(index: &Index) {
                 _ => Queries::Codes(code.view()),
             };
             let found = index
-                .search(&queries, mode, 100, kernels, &Control::new())
+                .search(&queries, mode, 100, None, kernels, &Control::new())
                 .unwrap();
             assert!(found[0].len() <= index.len());
             assert!(found[0].iter().all(|hit| !hit.score.is_nan()));

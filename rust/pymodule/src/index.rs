@@ -6,8 +6,8 @@ use std::sync::Arc;
 use numpy::{IntoPyArray, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use sparse_retrieval::codes::ValueKind;
-use sparse_retrieval::index::{BuildOptions, DictionaryData, Index as CoreIndex};
+use sparse_retrieval::format::ItemNorm;
+use sparse_retrieval::index::{BuildOptions, DictionaryData, Index as CoreIndex, ValueCoding};
 use sparse_retrieval::kernels::Kernels;
 use sparse_retrieval::search::{Hit, Metric, Mode, Queries};
 use sparse_retrieval::Error;
@@ -29,8 +29,8 @@ impl Index {
     /// Builds an index from canonical codes.
     #[staticmethod]
     #[pyo3(signature = (
-        indptr, latents, values, dim, *, dictionary, ids, metric, value_bits, modes, metadata,
-        threads, progress
+        indptr, latents, values, dim, *, dictionary, ids, metric, value_bits, modes, unit_items,
+        reconstruction_cosine, metadata, threads, progress
     ))]
     #[allow(clippy::too_many_arguments)] // the Python class names each of them
     fn build(
@@ -42,8 +42,10 @@ impl Index {
         dictionary: Option<PyReadonlyArray2<'_, f32>>,
         ids: Option<PyReadonlyArray1<'_, i64>>,
         metric: &str,
-        value_bits: u32,
+        value_bits: f64,
         modes: Vec<String>,
+        unit_items: bool,
+        reconstruction_cosine: Option<f64>,
         metadata: Option<String>,
         threads: Option<usize>,
         progress: Option<Py<PyAny>>,
@@ -66,7 +68,13 @@ impl Index {
         let ids = ids.as_ref().map(|ids| ids.as_slice()).transpose()?;
         let options = BuildOptions {
             metric: Metric::from_name(metric).map_err(to_python)?,
-            value: ValueKind::from_bits(value_bits).map_err(to_python)?,
+            values: ValueCoding::from_bits(value_bits).map_err(to_python)?,
+            item_norm: if unit_items {
+                ItemNorm::Original
+            } else {
+                ItemNorm::Decoded
+            },
+            reconstruction_cosine,
             modes: &modes,
             dictionary,
             ids,
@@ -105,13 +113,15 @@ impl Index {
     }
 
     /// Searches with dense queries.
-    #[pyo3(signature = (queries, k, *, mode, threads, progress))]
+    #[pyo3(signature = (queries, k, *, mode, k_row, threads, progress))]
+    #[allow(clippy::too_many_arguments)] // the Python class names each of them
     fn search_dense<'py>(
         &self,
         py: Python<'py>,
         queries: PyReadonlyArray2<'py, f64>,
         k: usize,
         mode: &str,
+        k_row: Option<usize>,
         threads: Option<usize>,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Results<'py>> {
@@ -121,11 +131,12 @@ impl Index {
             rows: &rows,
             d: queries.as_array().ncols(),
         };
-        self.search(py, &queries, k, mode, threads, progress)
+        let asked = Asked { k, mode, k_row };
+        self.search(py, &queries, &asked, threads, progress)
     }
 
     /// Searches with canonical codes.
-    #[pyo3(signature = (indptr, latents, values, dim, k, *, mode, threads, progress))]
+    #[pyo3(signature = (indptr, latents, values, dim, k, *, mode, k_row, threads, progress))]
     #[allow(clippy::too_many_arguments)] // the Python class names each of them
     fn search_codes<'py>(
         &self,
@@ -136,11 +147,13 @@ impl Index {
         dim: usize,
         k: usize,
         mode: &str,
+        k_row: Option<usize>,
         threads: Option<usize>,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Results<'py>> {
         let queries = Queries::Codes(codes::view(&indptr, &latents, &values, dim)?);
-        self.search(py, &queries, k, mode, threads, progress)
+        let asked = Asked { k, mode, k_row };
+        self.search(py, &queries, &asked, threads, progress)
     }
 
     fn __len__(&self) -> usize {
@@ -167,8 +180,28 @@ impl Index {
 
     /// Bits of a value.
     #[getter]
-    fn value_bits(&self) -> u32 {
-        self.core.value_kind().bits()
+    fn value_bits(&self) -> f64 {
+        self.core.value_bits()
+    }
+
+    /// Bits of magnitude of each rank, or None.
+    #[getter]
+    fn magnitude_bits(&self) -> Option<Vec<u32>> {
+        let bits = self.core.magnitude_bits()?;
+        Some(bits.iter().map(|&bits| u32::from(bits)).collect())
+    }
+
+    /// Whether cosine takes the norm of every item for 1.
+    #[getter]
+    fn unit_items(&self) -> bool {
+        self.core.item_norm() == ItemNorm::Original
+    }
+
+    /// Mean cosines: of items and codes, and of codes before and after quantisation.
+    #[getter]
+    fn cosines(&self) -> (Option<f64>, Option<f64>) {
+        let cosines = self.core.cosines();
+        (cosines.reconstruction, cosines.quantisation)
     }
 
     /// Nonzeros of every row, or None.
@@ -246,21 +279,29 @@ impl Index {
     }
 }
 
+/// What a search is asked for, whatever its queries are.
+struct Asked<'a> {
+    k: usize,
+    mode: &'a str,
+    k_row: Option<usize>,
+}
+
 impl Index {
     fn search<'py>(
         &self,
         py: Python<'py>,
         queries: &Queries<'_>,
-        k: usize,
-        mode: &str,
+        asked: &Asked<'_>,
         threads: Option<usize>,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Results<'py>> {
-        let mode = Mode::from_name(mode).map_err(to_python)?;
+        let mode = Mode::from_name(asked.mode).map_err(to_python)?;
         // read while attached: os.environ is written under the interpreter's lock
         let kernels = Kernels::from_environment().map_err(to_python)?;
         let (scores, ids, found) = gate(py, threads, progress, |control| {
-            let hits = self.core.search(queries, mode, k, kernels, control)?;
+            let hits = self
+                .core
+                .search(queries, mode, asked.k, asked.k_row, kernels, control)?;
             flatten(&hits, self.core.ids())
         })?;
         let shape = [scores.len() / found.max(1), found];

@@ -1,14 +1,19 @@
 //! Codes: short sparse rows over the latents, in memory.
 //!
 //! [`Codes`] and [`CodesView`] are the validated compressed-sparse-row form that everything
-//! else trusts; [`pack`] turns it into the packed rows that an index stores and scans. Knows
+//! else trusts; [`pack`] and [`pack_ranked`] turn it into the packed rows that an index stores and
+//! scans. Knows
 //! nothing of files, queries or scores.
 
 pub mod pack;
+pub mod quantise;
+pub mod ranked;
 mod rows;
 
 pub use pack::{pack, PackedRows};
-pub use rows::{RowFormat, RowSpan, RowsView, ValueKind};
+pub use quantise::{pack_ranked, MagnitudeBits, RankedRows};
+pub use ranked::RankedLayout;
+pub use rows::{RowCoding, RowFormat, RowSpan, RowsView, ValueKind};
 
 use std::ops::Range;
 

@@ -1,4 +1,4 @@
-//! From canonical codes to packed rows: rank order, levels, one width or offsets.
+//! From canonical codes to plain packed rows: rank order, levels, one width or offsets.
 //!
 //! Levels are uniform: `step = max|value| / max_level` in float32, `level = value / step`
 //! rounded to the nearest integer, ties to even. Deterministic: rows depend on nothing but
@@ -6,14 +6,14 @@
 
 use rayon::prelude::*;
 
-use super::{CodesView, RowFormat, RowSpan, RowsView, ValueKind};
+use super::{CodesView, RowCoding, RowFormat, RowSpan, RowsView, ValueKind};
 use crate::control::Control;
 use crate::{Error, Result};
 
 /// Rows that one task packs: some 100 microseconds of work.
 const ROWS_A_TASK: usize = 4096;
 
-/// Packed rows, owned.
+/// Plain packed rows, owned.
 #[derive(Debug, Clone)]
 pub struct PackedRows {
     /// How nonzeros are stored.
@@ -39,7 +39,12 @@ impl PackedRows {
             Some(width) => RowSpan::Fixed(width),
             None => RowSpan::Offsets64(&self.offsets),
         };
-        RowsView::new(self.format, span, self.n, self.dim, &self.data)
+        RowsView::new(
+            RowCoding::Plain(self.format, span),
+            self.n,
+            self.dim,
+            &self.data,
+        )
     }
 }
 
@@ -156,12 +161,13 @@ impl RowPacker {
         };
         let (out_latents, out_values) = out.split_at_mut(width * self.format.latent_bytes());
         let latent_slots = out_latents.chunks_exact_mut(self.format.latent_bytes());
-        let value_slots = out_values.chunks_exact_mut(self.format.value.bytes());
+        let value_slots = out_values.chunks_exact_mut(self.format.value_bytes());
         for (&(latent, value), (latent_slot, value_slot)) in
             self.ranked.iter().zip(latent_slots.zip(value_slots))
         {
             latent_slot.copy_from_slice(&latent.to_le_bytes()[..self.format.latent_bytes()]);
             match self.format.value {
+                ValueKind::Ranked => unreachable!("rank-coded rows are packed by pack_ranked"),
                 ValueKind::Float32 => value_slot.copy_from_slice(&value.to_le_bytes()),
                 ValueKind::Int16 => {
                     value_slot.copy_from_slice(&(level(value, step) as i16).to_le_bytes());
@@ -211,7 +217,7 @@ mod tests {
             ValueKind::Float32,
         );
         assert_eq!(
-            rows.view().unwrap().pairs(0).collect::<Vec<_>>(),
+            rows.view().unwrap().pairs(0),
             vec![(2, -3.0), (4, 3.0), (9, 1.0), (1, 0.5)]
         );
     }
@@ -224,16 +230,13 @@ mod tests {
             ValueKind::Int8,
         );
         assert_eq!((even.width, even.data.len()), (Some(2), 12));
-        assert_eq!(
-            even.view().unwrap().pairs(1).collect::<Vec<_>>(),
-            vec![(3, 127.0), (0, 0.0)]
-        );
+        assert_eq!(even.view().unwrap().pairs(1), vec![(3, 127.0), (0, 0.0)]);
         let mut rows = vec![vec![]; 20];
         rows[7] = (0..30).map(|latent| (latent, 1.0)).collect();
         let uneven = packed(&rows, 100, ValueKind::Float32);
         assert_eq!((uneven.width, uneven.offsets.len()), (None, 21));
-        assert_eq!(uneven.view().unwrap().pairs(7).count(), 30);
-        assert_eq!(uneven.view().unwrap().pairs(8).count(), 0);
+        assert_eq!(uneven.view().unwrap().pairs(7).len(), 30);
+        assert_eq!(uneven.view().unwrap().pairs(8).len(), 0);
     }
 
     #[test]
@@ -241,10 +244,7 @@ mod tests {
         let tiny = f32::from_bits(1);
         let rows = packed(&[vec![(3, tiny)]], 10, ValueKind::Int8);
         assert_eq!(rows.steps, vec![0.0]);
-        assert_eq!(
-            rows.view().unwrap().pairs(0).collect::<Vec<_>>(),
-            vec![(3, 0.0)]
-        );
+        assert_eq!(rows.view().unwrap().pairs(0), vec![(3, 0.0)]);
     }
 
     proptest! {
@@ -259,8 +259,8 @@ mod tests {
             let step = f64::from(rows.steps[0]);
             for (latent, level) in rows.view().unwrap().pairs(0) {
                 let value = f64::from(values[latent as usize]);
-                prop_assert!((f64::from(level) * step - value).abs() <= step * 0.5000001);
-                prop_assert!(level.abs() <= value_kind.max_level().unwrap());
+                prop_assert!((level * step - value).abs() <= step * 0.5000001);
+                prop_assert!(level.abs() <= f64::from(value_kind.max_level().unwrap()));
             }
         }
 
@@ -280,9 +280,10 @@ mod tests {
             let packed = packed(&rows, dim, ValueKind::Float32);
             let view = packed.view().unwrap();
             for (i, row) in rows.iter().enumerate() {
-                let mut got: Vec<_> = view.pairs(i).filter(|pair| pair.1 != 0.0).collect();
+                let mut got = view.pairs(i);
+                got.retain(|pair| pair.1 != 0.0);
                 got.sort_by_key(|pair| pair.0);
-                let expected: Vec<_> = row.iter().map(|&(l, v)| (l as u32, v)).collect();
+                let expected: Vec<_> = row.iter().map(|&(l, v)| (l as u32, f64::from(v))).collect();
                 prop_assert_eq!(got, expected);
             }
         }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{section, ALIGNMENT};
+use crate::codes::ranked::{latent_bits_of, row_bytes, MAX_MAGNITUDE_BITS};
 use crate::codes::{RowFormat, ValueKind, MAX_DIM};
 use crate::error::FormatProblem;
 use crate::search::{Metric, Mode};
@@ -18,6 +19,7 @@ pub enum Dtype {
     U32,
     U64,
     I64,
+    F16,
     F32,
 }
 
@@ -26,6 +28,7 @@ impl Dtype {
     pub fn bytes(self) -> u64 {
         match self {
             Self::U8 => 1,
+            Self::F16 => 2,
             Self::U32 | Self::F32 => 4,
             Self::U64 | Self::I64 => 8,
         }
@@ -38,8 +41,23 @@ impl Dtype {
             Self::U32 => "u32",
             Self::U64 => "u64",
             Self::I64 => "i64",
+            Self::F16 => "f16",
             Self::F32 => "f32",
         }
+    }
+
+    /// The type of this name, where it is one that this release knows.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [
+            Self::U8,
+            Self::U32,
+            Self::U64,
+            Self::I64,
+            Self::F16,
+            Self::F32,
+        ]
+        .into_iter()
+        .find(|dtype| dtype.name() == name)
     }
 }
 
@@ -51,6 +69,7 @@ pub enum ValueName {
     Float32,
     Int16,
     Int8,
+    Ranked,
 }
 
 impl From<ValueKind> for ValueName {
@@ -59,6 +78,7 @@ impl From<ValueKind> for ValueName {
             ValueKind::Float32 => Self::Float32,
             ValueKind::Int16 => Self::Int16,
             ValueKind::Int8 => Self::Int8,
+            ValueKind::Ranked => Self::Ranked,
         }
     }
 }
@@ -69,6 +89,7 @@ impl From<ValueName> for ValueKind {
             ValueName::Float32 => Self::Float32,
             ValueName::Int16 => Self::Int16,
             ValueName::Int8 => Self::Int8,
+            ValueName::Ranked => Self::Ranked,
         }
     }
 }
@@ -80,16 +101,19 @@ pub struct RowsHeader {
     pub count: u64,
     /// Number of latents.
     pub dim: u64,
-    /// 16 or 32.
+    /// 16 or 32; where values are ranked, as few as hold every latent, at most 16.
     pub latent_bits: u32,
     /// How values are stored.
     pub values: ValueName,
     /// Nonzeros of every row, or null where `row_offsets` says.
     pub width: Option<u64>,
+    /// Bits of magnitude of each rank, where values are ranked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub magnitude_bits: Option<Vec<u8>>,
 }
 
 /// One entry of the table of sections.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SectionHeader {
     /// Its name, once a file.
     pub name: String,
@@ -105,6 +129,9 @@ pub struct SectionHeader {
     pub checksum: String,
     /// A reader that does not know the section must refuse the file.
     pub required: bool,
+    /// What a number of an f16 section of scales is multiplied by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<f64>,
 }
 
 impl SectionHeader {
@@ -114,8 +141,29 @@ impl SectionHeader {
     }
 }
 
+/// What cosine takes for the norm of an item in embedding space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ItemNorm {
+    /// The norm of the decoded item: scores are cosines with decoded items.
+    #[default]
+    Decoded,
+    /// 1: codes encode unit embeddings, and scores estimate cosines with these.
+    Original,
+}
+
+/// How well the stored rows decode, for people.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Cosines {
+    /// Mean cosine of items and their codes before quantisation, as told by who made the codes.
+    pub reconstruction: Option<f64>,
+    /// Mean cosine of codes before and after quantisation, both decoded where there is a
+    /// dictionary.
+    pub quantisation: Option<f64>,
+}
+
 /// The header of a file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Header {
     /// The program that wrote it, for people.
     pub writer: String,
@@ -123,6 +171,12 @@ pub struct Header {
     pub rows: RowsHeader,
     /// What scores are.
     pub metric: String,
+    /// What cosine takes for the norm of an item in embedding space.
+    #[serde(default)]
+    pub item_norm: ItemNorm,
+    /// How well the rows decode.
+    #[serde(default)]
+    pub cosines: Cosines,
     /// The modes that the file serves, each with the section of its scales, or null for 1.
     pub modes: BTreeMap<String, Option<String>>,
     /// The sections, by ascending offset.
@@ -157,11 +211,32 @@ impl Header {
                 rows.dim
             )));
         }
-        let expected = RowFormat::new(rows.dim as usize, rows.values.into()).latent_bits;
+        let values = ValueKind::from(rows.values);
+        let expected = match values {
+            ValueKind::Ranked => {
+                latent_bits_of(rows.dim as usize).map_err(|error| bad(error.to_string()))?
+            }
+            _ => RowFormat::new(rows.dim as usize, values).latent_bits,
+        };
         if rows.latent_bits != expected {
             return Err(bad(format!(
-                "rows.latent_bits is {}, expected {expected} for dim {}",
-                rows.latent_bits, rows.dim
+                "rows.latent_bits is {}, expected {expected} for dim {} and {:?} values",
+                rows.latent_bits, rows.dim, rows.values
+            )));
+        }
+        let bits = rows.magnitude_bits.as_deref();
+        let bits_fit = match values {
+            ValueKind::Ranked => bits.is_some_and(|bits| {
+                Some(bits.len() as u64) == rows.width
+                    && bits.iter().all(|&bits| bits <= MAX_MAGNITUDE_BITS)
+            }),
+            _ => bits.is_none(),
+        };
+        if !bits_fit {
+            return Err(bad(format!(
+                "rows.magnitude_bits is {bits:?} with width {:?}, expected one number of 0 to \
+                 {MAX_MAGNITUDE_BITS} a rank for ranked values, else none",
+                rows.width
             )));
         }
         if rows.width == Some(0) {
@@ -186,7 +261,7 @@ impl Header {
         self.check_shapes()?;
         for (name, scales) in &self.modes {
             let mode = Mode::from_name(name).map_err(|error| bad(error.to_string()))?;
-            let expected = scales_of(mode, metric, rows.values.into());
+            let expected = scales_of(mode, metric, values, self.item_norm);
             if scales.as_deref() != expected {
                 return Err(bad(format!(
                     "modes.{name} is {scales:?}, expected {expected:?} for {} and {:?}",
@@ -257,14 +332,27 @@ impl Header {
             let (dtypes, shape): (&[Dtype], &[Option<u64>]) = match section.name.as_str() {
                 section::ROWS => (&[Dtype::U8], &[None]),
                 section::ROW_OFFSETS => (&[Dtype::U32, Dtype::U64], &[rows.count.checked_add(1)]),
-                section::SCALES_CODE | section::SCALES_EMBEDDING => {
-                    (&[Dtype::F32], &[Some(rows.count)])
+                section::SCALES_STEP | section::SCALES_CODE | section::SCALES_EMBEDDING => {
+                    (&[Dtype::F32, Dtype::F16], &[Some(rows.count)])
                 }
+                section::LEVELS => (&[Dtype::F32], &[Some(rows.n_levels())]),
                 section::DICTIONARY => (&[Dtype::F32], &[Some(rows.dim), None]),
                 section::IDS => (&[Dtype::I64], &[Some(rows.count)]),
                 _ => (&[Dtype::U8], &[None]), // metadata
             };
             check_shape(section, dtypes, shape)?;
+            let is_scaled = section.dtype == Dtype::F16.name();
+            if is_scaled
+                != section
+                    .unit
+                    .is_some_and(|unit| unit > 0.0 && unit.is_finite())
+            {
+                return Err(FormatProblem::SectionShape {
+                    section: section.name.clone(),
+                    got: format!("{} with unit {:?}", section.dtype, section.unit),
+                    expected: "a positive unit for f16, none for other types".into(),
+                });
+            }
         }
         self.check_rows()
     }
@@ -275,6 +363,18 @@ impl Header {
             .ok_or_else(|| FormatProblem::MissingSection {
                 section: section::ROWS.into(),
             })?;
+        if let Some(bits) = &self.rows.magnitude_bits {
+            let row_bytes = row_bytes(self.rows.latent_bits, bits) as u64;
+            return if self.rows.count.checked_mul(row_bytes) == Some(rows.length) {
+                Ok(())
+            } else {
+                Err(FormatProblem::SectionShape {
+                    section: rows.name.clone(),
+                    got: format!("{} bytes", rows.length),
+                    expected: format!("{} rows of {row_bytes} bytes", self.rows.count),
+                })
+            };
+        }
         let format = RowFormat::new(self.rows.dim as usize, self.rows.values.into());
         let nonzero_bytes = format.nonzero_bytes() as u64;
         let expected = match self.rows.width {
@@ -311,15 +411,31 @@ impl Header {
     }
 }
 
+impl RowsHeader {
+    /// Levels of all ranks together.
+    fn n_levels(&self) -> u64 {
+        let bits = self.magnitude_bits.as_deref().unwrap_or_default();
+        bits.iter().map(|&bits| 1u64 << bits.min(63)).sum()
+    }
+}
+
 /// The section that holds the scales of a mode; `None` where every scale is 1.
 ///
-/// An inner product needs a scale only where values are levels, and it is the same step in
-/// either space. A cosine needs the norm of the item in the space of the mode.
-pub fn scales_of(mode: Mode, metric: Metric, value: ValueKind) -> Option<&'static str> {
-    match (metric, mode) {
-        (Metric::InnerProduct, _) => value.max_level().map(|_| section::SCALES_CODE),
-        (Metric::Cosine, Mode::Sparse) => Some(section::SCALES_CODE),
-        (Metric::Cosine, _) => Some(section::SCALES_EMBEDDING),
+/// An inner product needs a scale only where values are levels, and it is the same in either
+/// space. A cosine needs the norm of the item in the space of the mode, unless that is known
+/// to be 1: then it is an inner product of the normalised query.
+pub fn scales_of(
+    mode: Mode,
+    metric: Metric,
+    value: ValueKind,
+    item_norm: ItemNorm,
+) -> Option<&'static str> {
+    let step = value.has_step().then_some(section::SCALES_STEP);
+    match (metric, mode, item_norm) {
+        (Metric::InnerProduct, _, _) => step,
+        (Metric::Cosine, Mode::Sparse, _) => Some(section::SCALES_CODE),
+        (Metric::Cosine, _, ItemNorm::Original) => step,
+        (Metric::Cosine, _, ItemNorm::Decoded) => Some(section::SCALES_EMBEDDING),
     }
 }
 

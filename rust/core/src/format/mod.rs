@@ -10,7 +10,9 @@ mod reader;
 mod writer;
 
 pub use bytes::Bytes;
-pub use header::{scales_of, Dtype, Header, RowsHeader, SectionHeader, ValueName};
+pub use header::{
+    scales_of, Cosines, Dtype, Header, ItemNorm, RowsHeader, SectionHeader, ValueName,
+};
 pub use reader::{parse, read_file, FilePart};
 pub use writer::{write_file, SectionData};
 
@@ -36,7 +38,11 @@ pub mod section {
     pub const ROWS: &str = "rows";
     /// Where rows start, where they have no common width.
     pub const ROW_OFFSETS: &str = "row_offsets";
-    /// One scale a row, for scores in code space, and for inner products in either space.
+    /// Levels of rank-coded values.
+    pub const LEVELS: &str = "levels";
+    /// One scale a row: what its levels are worth.
+    pub const SCALES_STEP: &str = "scales_step";
+    /// One scale a row, for cosines in code space.
     pub const SCALES_CODE: &str = "scales_code";
     /// One scale a row, for cosines in embedding space.
     pub const SCALES_EMBEDDING: &str = "scales_embedding";
@@ -48,9 +54,11 @@ pub mod section {
     pub const METADATA: &str = "metadata";
 
     /// All that this release knows.
-    pub const ALL: [&str; 7] = [
+    pub const ALL: [&str; 9] = [
         ROWS,
         ROW_OFFSETS,
+        LEVELS,
+        SCALES_STEP,
         SCALES_CODE,
         SCALES_EMBEDDING,
         DICTIONARY,

@@ -31,6 +31,8 @@ pub struct SectionData<'a> {
     pub shape: Vec<u64>,
     /// A reader that does not know it must refuse the file.
     pub required: bool,
+    /// What a number of an f16 section of scales is multiplied by.
+    pub unit: Option<f64>,
     /// Its bytes.
     pub bytes: &'a [u8],
 }
@@ -114,6 +116,7 @@ fn lay_out(
             length: section.bytes.len() as u64,
             checksum: checksum_text(xxh3_64(section.bytes)),
             required: section.required,
+            unit: section.unit,
         });
     }
     // offsets are digits in the header whose length they depend on: place until nothing moves;

@@ -2,13 +2,18 @@
 
 use std::collections::BTreeMap;
 
+use half::f16;
 use rayon::prelude::*;
 
 use super::{check_ids, Index};
-use crate::codes::{pack, pack::fits_u32, CodesView, PackedRows, RowsView, ValueKind};
+use crate::codes::{
+    pack, pack::fits_u32, pack_ranked, CodesView, MagnitudeBits, PackedRows, RankedRows, RowCoding,
+    RowsView, ValueKind,
+};
 use crate::control::Control;
-use crate::format::scales_of;
-use crate::format::{section, Bytes, Dtype, Header, RowsHeader, SectionHeader};
+use crate::format::{
+    scales_of, section, Bytes, Cosines, Dtype, Header, ItemNorm, RowsHeader, SectionHeader,
+};
 use crate::kernels::norm;
 use crate::search::{Atoms, Metric, Mode};
 use crate::{Error, Result};
@@ -25,13 +30,54 @@ pub struct DictionaryData<'a> {
     pub d: usize,
 }
 
+/// How values are to be stored.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ValueCoding {
+    /// Themselves.
+    Float32,
+    /// Levels of a uniform grid of 16 bits.
+    Int16,
+    /// Levels of a uniform grid of 8 bits.
+    Int8,
+    /// A sign and a few bits, by rank.
+    Ranked(MagnitudeBits),
+}
+
+impl ValueCoding {
+    /// The coding that takes so many bits a value, sign included: 32, 16, 8, or 1 to 7 for a
+    /// coding by rank, whole for as many at every rank, else for that many on average.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for other numbers.
+    pub fn from_bits(bits: f64) -> Result<Self> {
+        match bits {
+            32.0 => Ok(Self::Float32),
+            16.0 => Ok(Self::Int16),
+            8.0 => Ok(Self::Int8),
+            _ if (1.0..=7.0).contains(&bits) && bits.fract() == 0.0 => {
+                Ok(Self::Ranked(MagnitudeBits::Uniform(bits as u8 - 1)))
+            }
+            _ if (1.0..=7.0).contains(&bits) => {
+                Ok(Self::Ranked(MagnitudeBits::Average(bits - 1.0)))
+            }
+            _ => Err(Error::argument(format!(
+                "value_bits is {bits}; expected 32, 16, 8, or 1 to 7"
+            ))),
+        }
+    }
+}
+
 /// How an index is built.
 #[derive(Debug, Clone)]
 pub struct BuildOptions<'a> {
     /// What scores are.
     pub metric: Metric,
     /// How values are stored.
-    pub value: ValueKind,
+    pub values: ValueCoding,
+    /// What cosine takes for the norm of an item in embedding space.
+    pub item_norm: ItemNorm,
+    /// Mean cosine of items and their codes, where it is known; kept for people.
+    pub reconstruction_cosine: Option<f64>,
     /// The modes to serve; empty for the usual ones: sparse without a dictionary, dense and
     /// reconstructed with one.
     pub modes: &'a [Mode],
@@ -67,30 +113,33 @@ impl Index {
             serde_json::from_str::<serde::de::IgnoredAny>(metadata)
                 .map_err(|error| Error::argument(format!("metadata is not JSON: {error}")))?;
         }
-        let packed = pack(codes, options.value, control)?;
-        let (format, width) = (packed.format, packed.width);
+        let stored = Stored::pack(codes, &options.values, atoms, control)?;
+        let kind = stored.kind();
         let mut sections = Sections::default();
         let wanted: BTreeMap<String, Option<&'static str>> = modes
             .iter()
             .map(|&mode| {
-                (
-                    mode.name().into(),
-                    scales_of(mode, options.metric, options.value),
-                )
+                let scales = scales_of(mode, options.metric, kind, options.item_norm);
+                (mode.name().into(), scales)
             })
             .collect();
-        let view = packed.view()?;
-        for name in [section::SCALES_CODE, section::SCALES_EMBEDDING] {
+        let view = stored.view(&codes)?;
+        for name in [
+            section::SCALES_STEP,
+            section::SCALES_CODE,
+            section::SCALES_EMBEDDING,
+        ] {
             if wanted.values().any(|&scales| scales == Some(name)) {
                 let atoms = atoms.filter(|_| name == section::SCALES_EMBEDDING);
-                let scales = match options.metric {
-                    Metric::InnerProduct => packed.steps.clone(),
-                    Metric::Cosine => inverse_norms(&view, atoms, control)?,
+                let scales = match name {
+                    section::SCALES_STEP => stored.steps().to_vec(),
+                    _ => inverse_norms(&view, atoms, control)?,
                 };
-                sections.add(name, Dtype::F32, vec![codes.len() as u64], &scales)?;
+                sections.add_scales(name, &scales, kind)?;
             }
         }
-        sections.add_rows(packed)?;
+        let (rows_header, quantisation) = stored.header(&codes);
+        stored.add_to(&mut sections)?;
         if let Some(atoms) = atoms {
             let shape = vec![atoms.len() as u64, atoms.d() as u64];
             sections.add(section::DICTIONARY, Dtype::F32, shape, atoms.rows())?;
@@ -105,12 +154,11 @@ impl Index {
         sections.sort();
         let header = Header {
             writer: concat!("sparse_retrieval ", env!("CARGO_PKG_VERSION")).into(),
-            rows: RowsHeader {
-                count: codes.len() as u64,
-                dim: codes.dim() as u64,
-                latent_bits: format.latent_bits,
-                values: format.value.into(),
-                width: width.map(|width| width as u64),
+            rows: rows_header,
+            item_norm: options.item_norm,
+            cosines: Cosines {
+                reconstruction: options.reconstruction_cosine,
+                quantisation,
             },
             metric: options.metric.name().into(),
             modes: wanted
@@ -138,11 +186,47 @@ impl Sections {
         shape: Vec<u64>,
         numbers: &[T],
     ) -> Result<()> {
-        self.push(name, dtype, shape, Bytes::copy_of(numbers)?);
+        self.push(name, dtype, shape, None, Bytes::copy_of(numbers)?);
         Ok(())
     }
 
-    fn push(&mut self, name: &'static str, dtype: Dtype, shape: Vec<u64>, bytes: Bytes) {
+    /// Scales: in half precision beside rank-coded values, whose error is far above that of a
+    /// scale (2^-11), else in single precision.
+    fn add_scales(&mut self, name: &'static str, scales: &[f32], kind: ValueKind) -> Result<()> {
+        let shape = vec![scales.len() as u64];
+        if kind != ValueKind::Ranked {
+            return self.add(name, Dtype::F32, shape, scales);
+        }
+        // the largest scale becomes 2^15, so that none overflows and those down to 2^-29 of it
+        // keep full precision
+        let largest = scales.iter().copied().fold(0.0f32, f32::max);
+        let unit = if largest > 0.0 {
+            f64::from(largest) / 32768.0
+        } else {
+            1.0
+        };
+        let halves: Vec<f16> = scales
+            .iter()
+            .map(|&scale| f16::from_f64(f64::from(scale) / unit))
+            .collect();
+        self.push(
+            name,
+            Dtype::F16,
+            shape,
+            Some(unit),
+            Bytes::copy_of(&halves)?,
+        );
+        Ok(())
+    }
+
+    fn push(
+        &mut self,
+        name: &'static str,
+        dtype: Dtype,
+        shape: Vec<u64>,
+        unit: Option<f64>,
+        bytes: Bytes,
+    ) {
         self.headers.push(SectionHeader {
             name: name.into(),
             dtype: dtype.name().into(),
@@ -152,6 +236,7 @@ impl Sections {
             length: bytes.as_slice().len() as u64,
             checksum: String::new(),
             required: name != section::METADATA,
+            unit,
         });
         self.data.push((name, bytes));
     }
@@ -162,23 +247,99 @@ impl Sections {
         self.headers.sort_by_key(|header| place(&header.name));
         self.data.sort_by_key(|section| place(section.0));
     }
+}
 
-    fn add_rows(&mut self, packed: PackedRows) -> Result<()> {
-        let shape = vec![packed.data.len() as u64];
-        self.push(
-            section::ROWS,
-            Dtype::U8,
-            shape,
-            Bytes::from_vec(packed.data),
-        );
-        if packed.width.is_none() {
-            let shape = vec![packed.offsets.len() as u64];
-            let last = packed.offsets.last().map_or(0, |&last| last as usize);
-            if fits_u32(last) {
-                let narrow: Vec<u32> = packed.offsets.iter().map(|&o| o as u32).collect();
-                self.add(section::ROW_OFFSETS, Dtype::U32, shape, &narrow)?;
+/// Packed rows of either kind.
+enum Stored {
+    Plain(PackedRows),
+    Ranked(RankedRows),
+}
+
+impl Stored {
+    fn pack(
+        codes: CodesView<'_>,
+        values: &ValueCoding,
+        atoms: Option<Atoms<'_>>,
+        control: &Control,
+    ) -> Result<Self> {
+        let plain = |kind| Ok(Self::Plain(pack(codes, kind, control)?));
+        match values {
+            ValueCoding::Float32 => plain(ValueKind::Float32),
+            ValueCoding::Int16 => plain(ValueKind::Int16),
+            ValueCoding::Int8 => plain(ValueKind::Int8),
+            ValueCoding::Ranked(bits) => {
+                let atoms = atoms.map(|atoms| (atoms.rows(), atoms.d()));
+                Ok(Self::Ranked(pack_ranked(codes, bits, atoms, control)?))
+            }
+        }
+    }
+
+    fn kind(&self) -> ValueKind {
+        match self {
+            Self::Plain(packed) => packed.format.value,
+            Self::Ranked(_) => ValueKind::Ranked,
+        }
+    }
+
+    fn view(&self, codes: &CodesView<'_>) -> Result<RowsView<'_>> {
+        match self {
+            Self::Plain(packed) => packed.view(),
+            Self::Ranked(packed) => RowsView::new(
+                RowCoding::Ranked(&packed.layout),
+                codes.len(),
+                codes.dim(),
+                &packed.data,
+            ),
+        }
+    }
+
+    fn steps(&self) -> &[f32] {
+        match self {
+            Self::Plain(packed) => &packed.steps,
+            Self::Ranked(packed) => &packed.scales,
+        }
+    }
+
+    /// What the header says of the rows, and the mean cosine that quantisation left.
+    fn header(&self, codes: &CodesView<'_>) -> (RowsHeader, Option<f64>) {
+        let (latent_bits, width, magnitude_bits, cosine) = match self {
+            Self::Plain(packed) => (packed.format.latent_bits, packed.width, None, None),
+            Self::Ranked(packed) => (
+                packed.layout.latent_bits(),
+                Some(packed.layout.width()),
+                Some(packed.layout.magnitude_bits().to_vec()),
+                Some(packed.cosine),
+            ),
+        };
+        let header = RowsHeader {
+            count: codes.len() as u64,
+            dim: codes.dim() as u64,
+            latent_bits,
+            values: self.kind().into(),
+            width: width.map(|width| width as u64),
+            magnitude_bits,
+        };
+        (header, cosine)
+    }
+
+    fn add_to(self, sections: &mut Sections) -> Result<()> {
+        let (data, offsets, levels) = match self {
+            Self::Plain(packed) => (packed.data, packed.offsets, Vec::new()),
+            Self::Ranked(packed) => (packed.data, Vec::new(), packed.layout.levels().to_vec()),
+        };
+        let shape = vec![data.len() as u64];
+        sections.push(section::ROWS, Dtype::U8, shape, None, Bytes::from_vec(data));
+        if !levels.is_empty() {
+            let shape = vec![levels.len() as u64];
+            sections.add(section::LEVELS, Dtype::F32, shape, &levels)?;
+        }
+        if let Some(&last) = offsets.last() {
+            let shape = vec![offsets.len() as u64];
+            if fits_u32(last as usize) {
+                let narrow: Vec<u32> = offsets.iter().map(|&o| o as u32).collect();
+                sections.add(section::ROW_OFFSETS, Dtype::U32, shape, &narrow)?;
             } else {
-                self.add(section::ROW_OFFSETS, Dtype::U64, shape, &packed.offsets)?;
+                sections.add(section::ROW_OFFSETS, Dtype::U64, shape, &offsets)?;
             }
         }
         Ok(())
@@ -247,7 +408,7 @@ fn inverse_norms(
                     Some(atoms) => atoms.decode(pairs, &mut vector),
                     None => {
                         vector.clear();
-                        vector.extend(pairs.map(|pair| f64::from(pair.1)));
+                        vector.extend(pairs.iter().map(|pair| pair.1));
                     }
                 }
                 let norm = norm(&vector);

@@ -107,31 +107,32 @@ fn check_offsets(index: &Index) -> Result<()> {
 
 fn check_rows(index: &Index, control: &Control) -> Result<()> {
     let rows = index.rows();
-    let dim = index.dim();
+    let kind = index.value_kind();
     let mut latents = Vec::new();
     for row in 0..rows.len() {
         if row % ROWS_A_CHECK == 0 {
             control.check()?;
         }
         latents.clear();
-        let mut last = f32::INFINITY;
-        for (rank, (latent, value)) in rows.pairs(row).enumerate() {
-            if latent as usize >= dim {
-                let reason = format!("latent {latent} at rank {rank}, expected less than {dim}");
+        let mut last = f64::INFINITY;
+        for (rank, (latent, value)) in rows.pairs(row).into_iter().enumerate() {
+            if latent as usize >= index.dim() {
+                let reason = format!(
+                    "latent {latent} at rank {rank}, expected less than {}",
+                    index.dim()
+                );
                 return Err(content(section::ROWS, row, reason));
             }
-            // comparing this way round refuses NaN too; the first value meets infinity
-            let in_order = value.abs() <= last && value.is_finite();
-            let is_level = rows
-                .format()
-                .value
-                .max_level()
-                .is_none_or(|max| value.abs() <= max);
+            // Levels of rank-coded values are in order on average only: coordinate descent may
+            // take a level of a lower rank above that of a higher one. Comparing this way round
+            // refuses NaN too; the first value meets infinity.
+            let in_order = value.abs() <= last || kind == ValueKind::Ranked;
+            let max_level = kind.max_level().map_or(f64::MAX, f64::from);
+            let is_level = value.abs() <= max_level;
             if !in_order || !is_level {
                 let reason = format!(
                     "value {value} at rank {rank} after one of magnitude {last}; expected \
-                     finite {:?} values by descending magnitude",
-                    rows.format().value
+                     finite {kind:?} values by descending magnitude"
                 );
                 return Err(content(section::ROWS, row, reason));
             }
@@ -141,11 +142,13 @@ fn check_rows(index: &Index, control: &Control) -> Result<()> {
             }
         }
         latents.sort_unstable();
-        if let Some(two) = latents.windows(2).find(|two| two[0] == two[1]) {
+        // an empty rank-coded row has scale 0, and levels that mean nothing
+        let is_empty = kind == ValueKind::Ranked && index.row_is_empty(row);
+        if let Some(two) = latents.windows(2).find(|two| two[0] == two[1] && !is_empty) {
             let reason = format!("latent {} appears more than once", two[0]);
             return Err(content(section::ROWS, row, reason));
         }
-        if rows.format().value == ValueKind::Float32 && rows.width().is_none() && last == 0.0 {
+        if kind == ValueKind::Float32 && index.width().is_none() && last == 0.0 {
             let reason = "a stored zero in a row without padding".into();
             return Err(content(section::ROWS, row, reason));
         }
@@ -154,10 +157,8 @@ fn check_rows(index: &Index, control: &Control) -> Result<()> {
 }
 
 fn check_scales(index: &Index, mode: Mode) -> Result<()> {
-    let Some(scales) = index.scales(mode) else {
-        return Ok(());
-    };
-    match scales.iter().position(|s| !(s.is_finite() && *s >= 0.0)) {
+    let scales = index.scales(mode);
+    match (0..index.len()).find(|&row| !(scales.get(row).is_finite() && scales.get(row) >= 0.0)) {
         Some(row) => Err(content(
             index.header.modes[mode.name()]
                 .as_deref()
@@ -165,7 +166,7 @@ fn check_scales(index: &Index, mode: Mode) -> Result<()> {
             row,
             format!(
                 "scale {}, expected a finite number of at least 0",
-                scales[row]
+                scales.get(row)
             ),
         )),
         None => Ok(()),

@@ -6,17 +6,19 @@
 mod build;
 mod check;
 
-pub use build::{BuildOptions, DictionaryData};
+pub use build::{BuildOptions, DictionaryData, ValueCoding};
 pub use check::check_ids;
 
 use std::path::Path;
 
-use crate::codes::{RowFormat, RowSpan, RowsView, ValueKind};
+use crate::codes::{RankedLayout, RowCoding, RowFormat, RowSpan, RowsView, ValueKind};
 use crate::control::Control;
 use crate::error::FormatProblem;
-use crate::format::{self, section, Bytes, Dtype, FilePart, Header, SectionData};
+use crate::format::{
+    self, section, Bytes, Cosines, Dtype, FilePart, Header, ItemNorm, SectionData,
+};
 use crate::kernels::Kernels;
-use crate::search::{self, Atoms, Hit, Metric, Mode, Queries, ScanRows, WeightSource};
+use crate::search::{self, Atoms, Hit, Metric, Mode, Queries, Scales, ScanRows, WeightSource};
 use crate::{Error, Result};
 
 /// An index: rows over latents, and what it takes to score them.
@@ -26,6 +28,8 @@ pub struct Index {
     metric: Metric,
     modes: Vec<Mode>,
     sections: Vec<(&'static str, Bytes)>,
+    /// Where the fields of rows lie, where values are rank-coded.
+    layout: Option<RankedLayout>,
     /// The file behind it, where there is one.
     file: Option<FilePart>,
 }
@@ -85,14 +89,24 @@ impl Index {
             .map(|name| Mode::from_name(name))
             .collect::<Result<Vec<_>>>()
             .map_err(bad)?;
-        let index = Self {
+        let mut index = Self {
             header,
             metric,
             modes,
             sections,
+            layout: None,
             file,
         };
-        index.try_rows().map_err(bad)?;
+        if let Some(bits) = &index.header.rows.magnitude_bits {
+            let levels = index
+                .section(section::LEVELS)
+                .ok_or_else(|| missing(section::LEVELS))?
+                .numbers()
+                .to_vec();
+            let latent_bits = index.header.rows.latent_bits;
+            index.layout = Some(RankedLayout::new(latent_bits, bits.clone(), levels).map_err(bad)?);
+        }
+        index.try_rows(index.layout.as_ref()).map_err(bad)?;
         Ok(index)
     }
 
@@ -101,27 +115,21 @@ impl Index {
     /// # Errors
     /// [`Error::Io`], [`Error::Interrupted`]; the target is then as it was.
     pub fn save(&self, path: &Path, control: &Control) -> Result<()> {
-        let described = |name: &str| -> (Dtype, Vec<u64>) {
-            let entry = self
-                .header
-                .section(name)
-                .expect("every section is in the header");
-            let dtype = [Dtype::U8, Dtype::U32, Dtype::U64, Dtype::I64, Dtype::F32]
-                .into_iter()
-                .find(|dtype| dtype.name() == entry.dtype)
-                .expect("dtypes of known sections are known");
-            (dtype, entry.shape.clone())
-        };
         let sections: Vec<_> = self
             .sections
             .iter()
             .map(|(name, bytes)| {
-                let (dtype, shape) = described(name);
+                let entry = self
+                    .header
+                    .section(name)
+                    .expect("every section is in the header");
                 SectionData {
                     name,
-                    dtype,
-                    shape,
-                    required: *name != section::METADATA,
+                    dtype: Dtype::from_name(&entry.dtype)
+                        .expect("dtypes of known sections are known"),
+                    shape: entry.shape.clone(),
+                    required: entry.required,
+                    unit: entry.unit,
                     bytes: bytes.as_slice(),
                 }
             })
@@ -159,6 +167,34 @@ impl Index {
         self.header.rows.values.into()
     }
 
+    /// Bits of a value, sign included; the mean over the ranks where they differ.
+    pub fn value_bits(&self) -> f64 {
+        match (self.value_kind(), &self.layout) {
+            (ValueKind::Ranked, Some(layout)) => {
+                let bits = layout.magnitude_bits();
+                1.0 + bits.iter().map(|&bits| f64::from(bits)).sum::<f64>() / bits.len() as f64
+            }
+            (ValueKind::Int8, _) => 8.0,
+            (ValueKind::Int16, _) => 16.0,
+            _ => 32.0,
+        }
+    }
+
+    /// Bits of magnitude of each rank, where values are rank-coded.
+    pub fn magnitude_bits(&self) -> Option<&[u8]> {
+        self.layout.as_ref().map(RankedLayout::magnitude_bits)
+    }
+
+    /// What cosine takes for the norm of an item in embedding space.
+    pub fn item_norm(&self) -> ItemNorm {
+        self.header.item_norm
+    }
+
+    /// How well the rows decode.
+    pub fn cosines(&self) -> Cosines {
+        self.header.cosines
+    }
+
     /// Nonzeros of every row, or `None` where rows differ.
     pub fn width(&self) -> Option<u64> {
         self.header.rows.width
@@ -193,42 +229,60 @@ impl Index {
 
     /// The rows.
     pub fn rows(&self) -> RowsView<'_> {
-        self.try_rows()
+        self.try_rows(self.layout.as_ref())
             .expect("from_parts has tried it on the same bytes")
     }
 
-    fn try_rows(&self) -> Result<RowsView<'_>> {
+    fn try_rows<'a>(&'a self, layout: Option<&'a RankedLayout>) -> Result<RowsView<'a>> {
         let rows = &self.header.rows;
         let data = self
             .section(section::ROWS)
             .ok_or_else(|| missing(section::ROWS))?;
-        let span = match rows.width {
-            Some(width) => RowSpan::Fixed(width as usize),
-            None => {
-                let offsets = self
-                    .section(section::ROW_OFFSETS)
-                    .ok_or_else(|| missing(section::ROW_OFFSETS))?;
-                match self.header.section(section::ROW_OFFSETS) {
-                    Some(entry) if entry.dtype == Dtype::U32.name() => {
-                        RowSpan::Offsets32(offsets.numbers())
-                    }
-                    _ => RowSpan::Offsets64(offsets.numbers()),
-                }
+        let coding = match (layout, rows.width) {
+            (Some(layout), _) => RowCoding::Ranked(layout),
+            (None, Some(width)) => {
+                RowCoding::Plain(self.row_format(), RowSpan::Fixed(width as usize))
             }
+            (None, None) => RowCoding::Plain(self.row_format(), self.row_offsets()?),
         };
-        RowsView::new(
-            RowFormat::new(self.dim(), self.value_kind()),
-            span,
-            self.len(),
-            self.dim(),
-            data.as_slice(),
-        )
+        RowsView::new(coding, self.len(), self.dim(), data.as_slice())
     }
 
-    /// The scales of a mode; `None` where every scale is 1.
-    pub fn scales(&self, mode: Mode) -> Option<&[f32]> {
-        let name = self.header.modes.get(mode.name())?.as_deref()?;
-        self.section(name).map(Bytes::numbers)
+    fn row_format(&self) -> RowFormat {
+        RowFormat::new(self.dim(), self.value_kind())
+    }
+
+    fn row_offsets(&self) -> Result<RowSpan<'_>> {
+        let offsets = self
+            .section(section::ROW_OFFSETS)
+            .ok_or_else(|| missing(section::ROW_OFFSETS))?;
+        Ok(match self.header.section(section::ROW_OFFSETS) {
+            Some(entry) if entry.dtype == Dtype::U32.name() => {
+                RowSpan::Offsets32(offsets.numbers())
+            }
+            _ => RowSpan::Offsets64(offsets.numbers()),
+        })
+    }
+
+    /// The scales of a mode.
+    pub fn scales(&self, mode: Mode) -> Scales<'_> {
+        let Some(Some(name)) = self.header.modes.get(mode.name()) else {
+            return Scales::One;
+        };
+        match (self.section(name), self.header.section(name)) {
+            (Some(bytes), Some(entry)) => match entry.unit {
+                Some(unit) => Scales::Float16(bytes.numbers(), unit),
+                None => Scales::Float32(bytes.numbers()),
+            },
+            _ => Scales::One,
+        }
+    }
+
+    /// True where every mode's scale of a row is 0.
+    fn row_is_empty(&self, row: usize) -> bool {
+        self.modes
+            .iter()
+            .all(|&mode| self.scales(mode).get(row) == 0.0)
     }
 
     fn section(&self, name: &str) -> Option<&Bytes> {
@@ -248,7 +302,8 @@ impl Index {
                 dtype: entry.dtype.clone(),
                 shape: entry.shape.clone(),
                 bytes: entry.length,
-                grows: ![section::DICTIONARY, section::METADATA].contains(&entry.name.as_str()),
+                grows: ![section::LEVELS, section::DICTIONARY, section::METADATA]
+                    .contains(&entry.name.as_str()),
             })
             .collect()
     }
@@ -259,6 +314,7 @@ impl Index {
         let counted = [
             section::ROWS,
             section::ROW_OFFSETS,
+            section::SCALES_STEP,
             section::SCALES_CODE,
             section::SCALES_EMBEDDING,
         ];
@@ -289,22 +345,33 @@ impl Index {
     }
 
     /// The best `min(k, len)` items of each query as positions, best first, ties by lower
-    /// position. Runs on the current rayon pool.
+    /// position. With `k_row`, only the first `k_row` nonzeros of each row are read: the coarser
+    /// code that its prefix is. Runs on the current rayon pool.
     ///
     /// # Errors
-    /// [`Error::Argument`] where the index was not built for `mode`, queries and mode or widths
+    /// [`Error::Argument`] where the index was not built for `mode`, `k_row` is 0, queries and mode or widths
     /// do not fit, or `k` is 0; [`Error::OutOfMemory`], [`Error::Interrupted`].
     pub fn search(
         &self,
         queries: &Queries<'_>,
         mode: Mode,
         k: usize,
+        k_row: Option<usize>,
         kernels: Kernels,
         control: &Control,
     ) -> Result<Vec<Vec<Hit>>> {
         self.check_queries(queries, mode)?;
+        if k_row == Some(0) {
+            return Err(Error::argument("k_row is 0; expected at least 1"));
+        }
+        let prefix = match (&self.layout, k_row) {
+            (Some(layout), Some(ranks)) => Some(layout.prefix(ranks)),
+            _ => None,
+        };
         let data = ScanRows {
-            rows: self.rows(),
+            rows: self
+                .try_rows(prefix.as_ref().or(self.layout.as_ref()))?
+                .with_ranks(k_row.unwrap_or(usize::MAX)),
             scales: self.scales(mode),
         };
         let source = WeightSource {

@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use super::{WeightTable, PROJECT_QUERIES};
-use crate::codes::RowsView;
+use crate::codes::{RankedLayout, RowFormat, RowSpan, RowsView};
 
 /// The lanes over which every sum is defined.
 pub const LANES: usize = 8;
@@ -58,11 +58,11 @@ pub trait StoredValue {
     fn value(bytes: &[u8]) -> f64;
 }
 
-/// Values of [`ValueKind::Float32`].
+/// Values of `ValueKind::Float32`.
 pub struct Float32;
-/// Values of [`ValueKind::Int16`].
+/// Values of `ValueKind::Int16`.
 pub struct Int16;
-/// Values of [`ValueKind::Int8`].
+/// Values of `ValueKind::Int8`.
 pub struct Int8;
 
 impl StoredValue for Float32 {
@@ -92,29 +92,40 @@ impl StoredValue for Int8 {
     }
 }
 
-/// Calls `$kernel::<L, V>($($argument),*)` with the types that `$rows` stores.
-macro_rules! with_row_types {
-    ($rows:expr, $kernel:ident($($argument:expr),*)) => {{
-        use $crate::codes::ValueKind;
+/// Calls `$plain::<L, V>(format, span, ..)` with the types that the rows store, or
+/// `$ranked(layout, ..)`.
+macro_rules! with_row_coding {
+    ($rows:expr, $plain:ident, $ranked:ident, ($($argument:expr),*)) => {{
+        use $crate::codes::{RowCoding, ValueKind};
         use $crate::kernels::generic::{Float32, Int16, Int8, Latent16, Latent32};
-        match ($rows.format().latent_bits, $rows.format().value) {
-            (16, ValueKind::Float32) => $kernel::<Latent16, Float32>($($argument),*),
-            (16, ValueKind::Int16) => $kernel::<Latent16, Int16>($($argument),*),
-            (16, ValueKind::Int8) => $kernel::<Latent16, Int8>($($argument),*),
-            (_, ValueKind::Float32) => $kernel::<Latent32, Float32>($($argument),*),
-            (_, ValueKind::Int16) => $kernel::<Latent32, Int16>($($argument),*),
-            (_, ValueKind::Int8) => $kernel::<Latent32, Int8>($($argument),*),
+        match $rows.coding() {
+            RowCoding::Ranked(layout) => $ranked(layout, $($argument),*),
+            RowCoding::Plain(format, span) => match (format.latent_bits, format.value) {
+                (16, ValueKind::Float32) => {
+                    $plain::<Latent16, Float32>(format, span, $($argument),*)
+                }
+                (16, ValueKind::Int16) => $plain::<Latent16, Int16>(format, span, $($argument),*),
+                (16, ValueKind::Int8) => $plain::<Latent16, Int8>(format, span, $($argument),*),
+                (_, ValueKind::Float32) => {
+                    $plain::<Latent32, Float32>(format, span, $($argument),*)
+                }
+                (_, ValueKind::Int16) => $plain::<Latent32, Int16>(format, span, $($argument),*),
+                (_, ValueKind::Int8) => $plain::<Latent32, Int8>(format, span, $($argument),*),
+                (_, ValueKind::Ranked) => unreachable!("a plain coding is not ranked"),
+            },
         }
     }};
 }
-pub(super) use with_row_types;
+pub(super) use with_row_coding;
 
 /// [`Kernels::score_rows`](super::Kernels::score_rows) in plain Rust.
 pub fn score_rows(rows: &RowsView<'_>, range: Range<usize>, table: &WeightTable, out: &mut [f64]) {
-    with_row_types!(rows, score_rows_of(rows, range, table, out));
+    with_row_coding!(rows, score_plain, score_ranked, (rows, range, table, out));
 }
 
-fn score_rows_of<L: LatentWidth, V: StoredValue>(
+fn score_plain<L: LatentWidth, V: StoredValue>(
+    format: RowFormat,
+    span: RowSpan<'_>,
     rows: &RowsView<'_>,
     range: Range<usize>,
     table: &WeightTable,
@@ -122,7 +133,7 @@ fn score_rows_of<L: LatentWidth, V: StoredValue>(
 ) {
     let table = table.entries.as_slice();
     for (row, out) in range.zip(out) {
-        let (latents, values) = rows.row(row);
+        let (latents, values) = rows.plain_row(format, span, row);
         let mut lanes = [0.0; LANES];
         let whole_latents = latents.chunks_exact(LANES * L::BYTES);
         let whole_values = values.chunks_exact(LANES * V::BYTES);
@@ -138,6 +149,25 @@ fn score_rows_of<L: LatentWidth, V: StoredValue>(
         }
         for (sum, (latent, value)) in lanes.iter_mut().zip(rest) {
             *sum += L::weight(latent, table) * V::value(value);
+        }
+        *out = sum_lanes(lanes);
+    }
+}
+
+fn score_ranked(
+    layout: &RankedLayout,
+    rows: &RowsView<'_>,
+    range: Range<usize>,
+    table: &WeightTable,
+    out: &mut [f64],
+) {
+    let table: &[f64; 1 << 16] = table.entries.as_slice().try_into().expect("padded");
+    for (row, out) in range.zip(out) {
+        let bytes = rows.ranked_row(layout, row);
+        let mut lanes = [0.0; LANES];
+        for rank in 0..layout.width() {
+            let (latent, level) = layout.field(bytes, rank);
+            lanes[rank % LANES] += table[(latent & 0xFFFF) as usize] * level;
         }
         *out = sum_lanes(lanes);
     }

@@ -23,7 +23,7 @@ mod x86_64;
 
 use std::ops::Range;
 
-use crate::codes::{RowFormat, RowsView};
+use crate::codes::RowsView;
 use crate::{Error, Result};
 
 pub use generic::{dot, norm};
@@ -60,26 +60,25 @@ impl Isa {
 }
 
 /// Weights of the latents, padded so that no latent that a row can hold reads out of bounds:
-/// with 16-bit latents to 65,536 entries, with 32-bit ones by one entry of 0 at which larger
+/// with up to 16 bits of latent to 65,536 entries, with 32-bit ones by one entry of 0 at which larger
 /// latents are clamped. A hostile file is safe by construction, not by checks in the loop.
 #[derive(Debug, Clone)]
 pub struct WeightTable {
     entries: Vec<f64>,
-    latent_bits: u32,
+    is_wide: bool,
     dim: usize,
 }
 
 impl WeightTable {
-    /// A table of zeros for rows of this format over `dim` latents.
+    /// A table of zeros for these rows.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`].
-    pub fn zeros(format: RowFormat, dim: usize) -> Result<Self> {
-        let padded = if format.latent_bits == 16 {
-            1 << 16
-        } else {
-            dim + 1
-        };
+    pub fn zeros(rows: &RowsView<'_>) -> Result<Self> {
+        let (dim, is_wide) = (rows.dim(), rows.has_wide_latents());
+        // codes::RowFormat gives latents 16 bits only where dim is at most 65,536
+        assert!(is_wide || dim <= 1 << 16);
+        let padded = if is_wide { dim + 1 } else { 1 << 16 };
         let entries =
             bytemuck::allocation::try_zeroed_vec(padded).map_err(|()| Error::OutOfMemory {
                 what: "a table of query weights",
@@ -87,7 +86,7 @@ impl WeightTable {
             })?;
         Ok(Self {
             entries,
-            latent_bits: format.latent_bits,
+            is_wide,
             dim,
         })
     }
@@ -189,7 +188,7 @@ impl Kernels {
         self.isa
     }
 
-    /// Scores rows: `out[i] = sum_r table[latent_r] * value_r` over the ranks `r` of row
+    /// Scores rows: `out[i] = sum_r table[latent_r] * level_r` over the ranks `r` of row
     /// `rows.start + i`, in the order of the module's head.
     ///
     /// # Panics
@@ -204,7 +203,8 @@ impl Kernels {
     ) {
         assert!(range.start <= range.end && range.end <= rows.len());
         assert_eq!(out.len(), range.len());
-        assert_eq!(table.latent_bits, rows.format().latent_bits);
+        assert_eq!(table.is_wide, rows.has_wide_latents());
+        assert!(!table.is_wide || table.dim == rows.dim());
         // SAFETY: the CPU has the instructions (Self::of is the only way to a Kernels). The
         // range lies in the rows, and no latent of the rows' width can index beyond the table:
         // WeightTable::zeros, the only maker of tables, padded it for that width.

@@ -6,10 +6,10 @@ use crate::codes::RowsView;
 /// The score of a row by the order that the module's head defines.
 pub fn score_row(rows: &RowsView<'_>, row: usize, weights: &[f64]) -> f64 {
     let mut lanes = [0.0f64; 8];
-    for (rank, (latent, value)) in rows.pairs(row).enumerate() {
+    for (rank, (latent, level)) in rows.pairs(row).into_iter().enumerate() {
         // a latent beyond dim, as only a damaged file holds, weighs nothing
         let weight = weights.get(latent as usize).copied().unwrap_or(0.0);
-        lanes[rank % 8] += weight * f64::from(value);
+        lanes[rank % 8] += weight * level;
     }
     ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6]))
         + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]))

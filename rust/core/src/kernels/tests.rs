@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::codes::{pack, Codes, RowSpan, ValueKind};
+use crate::codes::{pack, pack_ranked, Codes, MagnitudeBits, RowCoding, RowSpan, ValueKind};
 use crate::control::Control;
 
 #[test]
@@ -15,6 +15,11 @@ fn the_scalar_path_is_always_there_and_best_is_the_widest() {
 }
 
 fn packed_rows(rows: &[Vec<(u32, f32)>], dim: usize, value: ValueKind) -> crate::codes::PackedRows {
+    let codes = codes_of(rows, dim);
+    pack(codes.view(), value, &Control::new()).unwrap()
+}
+
+fn codes_of(rows: &[Vec<(u32, f32)>], dim: usize) -> Codes {
     let mut indptr = vec![0i64];
     let (mut latents, mut values) = (Vec::new(), Vec::new());
     for row in rows {
@@ -24,8 +29,7 @@ fn packed_rows(rows: &[Vec<(u32, f32)>], dim: usize, value: ValueKind) -> crate:
         }
         indptr.push(latents.len() as i64);
     }
-    let codes = Codes::from_csr(&indptr, &latents, &values, dim).unwrap();
-    pack(codes.view(), value, &Control::new()).unwrap()
+    Codes::from_csr(&indptr, &latents, &values, dim).unwrap()
 }
 
 fn rows_strategy(dim: u32) -> impl Strategy<Value = Vec<Vec<(u32, f32)>>> {
@@ -49,7 +53,7 @@ proptest! {
     ) {
         let packed = packed_rows(&rows, dim, value);
         let view = packed.view().unwrap();
-        let mut table = WeightTable::zeros(view.format(), dim).unwrap();
+        let mut table = WeightTable::zeros(&view).unwrap();
         for (latent, weight) in table.weights_mut().iter_mut().enumerate() {
             *weight = weights[latent % 64] + latent as f64;
         }
@@ -62,6 +66,35 @@ proptest! {
             kernels.score_rows(&view, start..view.len(), &table, &mut out);
             let got: Vec<u64> = out.iter().map(|score| score.to_bits()).collect();
             prop_assert_eq!(&got, &expected, "{:?}", kernels.isa());
+        }
+    }
+
+    #[test]
+    fn every_instruction_set_scores_rank_coded_rows_as_the_oracle_does(
+        (dim, rows) in prop_oneof![Just(40u32), Just(4096), Just(8192), Just(65_536)]
+            .prop_flat_map(|dim| (Just(dim as usize), rows_strategy(dim))),
+        bits in 0u8..=7,
+        ranks in 1usize..40,
+    ) {
+        let codes = codes_of(&rows, dim);
+        let uniform = MagnitudeBits::Uniform(bits);
+        let packed = pack_ranked(codes.view(), &uniform, None, &Control::new()).unwrap();
+        for layout in [packed.layout.clone(), packed.layout.prefix(ranks)] {
+            let n = codes.view().len();
+            let view = RowsView::new(RowCoding::Ranked(&layout), n, dim, &packed.data).unwrap();
+            let mut table = WeightTable::zeros(&view).unwrap();
+            for (latent, weight) in table.weights_mut().iter_mut().enumerate() {
+                *weight = (latent as f64 * 0.37).sin();
+            }
+            let expected: Vec<u64> = (0..n)
+                .map(|row| oracle::score_row(&view, row, table.weights()).to_bits())
+                .collect();
+            for kernels in Kernels::available() {
+                let mut out = vec![f64::NAN; n];
+                kernels.score_rows(&view, 0..n, &table, &mut out);
+                let got: Vec<u64> = out.iter().map(|score| score.to_bits()).collect();
+                prop_assert_eq!(&got, &expected, "{:?}", kernels.isa());
+            }
         }
     }
 
@@ -110,8 +143,9 @@ fn latents_beyond_the_table_as_only_a_damaged_file_holds_weigh_nothing() {
         let format = crate::codes::RowFormat::new(dim, ValueKind::Int8);
         let mut data = vec![0xFF; 9 * latent_bytes];
         data.extend([1; 9]);
-        let view = RowsView::new(format, RowSpan::Fixed(9), 1, dim, &data).unwrap();
-        let mut table = WeightTable::zeros(format, dim).unwrap();
+        let view =
+            RowsView::new(RowCoding::Plain(format, RowSpan::Fixed(9)), 1, dim, &data).unwrap();
+        let mut table = WeightTable::zeros(&view).unwrap();
         table.weights_mut().fill(1.0);
         for kernels in Kernels::available() {
             let mut out = [f64::NAN];
@@ -126,6 +160,6 @@ fn latents_beyond_the_table_as_only_a_damaged_file_holds_weigh_nothing() {
 fn a_table_of_another_format_is_refused() {
     let narrow = packed_rows(&[vec![(1, 1.0)]], 10, ValueKind::Int8);
     let wide = packed_rows(&[vec![(1, 1.0)]], 70_000, ValueKind::Int8);
-    let table = WeightTable::zeros(wide.format, 10).unwrap();
+    let table = WeightTable::zeros(&wide.view().unwrap()).unwrap();
     Kernels::best().score_rows(&narrow.view().unwrap(), 0..1, &table, &mut [0.0]);
 }

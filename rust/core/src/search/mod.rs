@@ -7,7 +7,7 @@ pub mod scan;
 pub mod top_k;
 pub mod weights;
 
-pub use scan::{scan, ScanRows};
+pub use scan::{scan, Scales, ScanRows};
 pub use top_k::{Hit, TopK};
 pub use weights::{Atoms, Queries, WeightSource};
 

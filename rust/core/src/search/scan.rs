@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 
+use half::f16;
 use rayon::prelude::*;
 
 use super::{Hit, Queries, TopK, WeightSource};
@@ -25,13 +26,60 @@ const LEAST_ROWS_A_TASK: usize = 4 * ROWS_A_BLOCK;
 /// What the candidates of a wave may take, in bytes; fewer queries are in flight at a large k.
 const WAVE_BYTES: usize = 256 << 20;
 
+/// What the sums of rows are multiplied by.
+#[derive(Debug, Clone, Copy)]
+pub enum Scales<'a> {
+    /// Nothing: every scale is 1.
+    One,
+    /// One number a row.
+    Float32(&'a [f32]),
+    /// One number a row, in units of the second.
+    Float16(&'a [f16], f64),
+}
+
+impl Scales<'_> {
+    /// How many there are, where they are not all 1.
+    pub fn len(&self) -> Option<usize> {
+        match self {
+            Self::One => None,
+            Self::Float32(scales) => Some(scales.len()),
+            Self::Float16(scales, _) => Some(scales.len()),
+        }
+    }
+
+    /// True where there are scales, and they are for no row.
+    pub fn is_empty(&self) -> bool {
+        self.len() == Some(0)
+    }
+
+    /// The scale of a row.
+    pub fn get(&self, row: usize) -> f64 {
+        match self {
+            Self::One => 1.0,
+            Self::Float32(scales) => f64::from(scales[row]),
+            Self::Float16(scales, unit) => f64::from(scales[row]) * unit,
+        }
+    }
+
+    fn apply(&self, rows: Range<usize>, sums: &mut [f64]) {
+        match self {
+            Self::One => {}
+            _ => {
+                for (sum, row) in sums.iter_mut().zip(rows) {
+                    *sum *= self.get(row);
+                }
+            }
+        }
+    }
+}
+
 /// What is scanned: rows, and what each row's sum is multiplied by (1 where there is none).
 #[derive(Debug, Clone, Copy)]
 pub struct ScanRows<'a> {
     /// The packed rows.
     pub rows: RowsView<'a>,
     /// One scale a row.
-    pub scales: Option<&'a [f32]>,
+    pub scales: Scales<'a>,
 }
 
 /// The best `min(k, rows)` rows of each query, best first, ties by lower position.
@@ -54,7 +102,7 @@ pub fn scan(
     if k == 0 {
         return Err(Error::argument("k is 0; expected at least 1"));
     }
-    assert!(data.scales.is_none_or(|s| s.len() == data.rows.len()));
+    assert!(data.scales.len().is_none_or(|n| n == data.rows.len()));
     if let Queries::Codes(codes) = queries {
         assert_eq!(codes.dim(), data.rows.dim());
     }
@@ -68,7 +116,7 @@ pub fn scan(
         .clamp(1, QUERIES_A_WAVE)
         .min(queries.len().max(1));
     let mut tables = (0..wave)
-        .map(|_| WeightTable::zeros(data.rows.format(), data.rows.dim()))
+        .map(|_| WeightTable::zeros(&data.rows))
         .collect::<Result<Vec<_>>>()?;
 
     for first in (0..queries.len()).step_by(wave) {
@@ -144,11 +192,7 @@ fn scan_range(
         let scores = &mut scores[..block.len()];
         for (table, top) in tables.iter().zip(&mut tops) {
             kernels.score_rows(&data.rows, block.clone(), table, scores);
-            if let Some(scales) = data.scales {
-                for (score, &scale) in scores.iter_mut().zip(&scales[block.clone()]) {
-                    *score *= f64::from(scale);
-                }
-            }
+            data.scales.apply(block.clone(), scores);
             for (score, position) in scores.iter().zip(block.start as u64..) {
                 if *score >= top.threshold() {
                     top.push(*score, position);

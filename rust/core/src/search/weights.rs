@@ -64,14 +64,13 @@ impl<'a> Atoms<'a> {
 
     /// The embedding `W^T a` of (latent, value) pairs, added up in their order. A latent that
     /// has no atom, as only a damaged file holds, adds nothing.
-    pub fn decode(&self, pairs: impl Iterator<Item = (u32, f32)>, out: &mut [f64]) {
+    pub fn decode(&self, pairs: impl IntoIterator<Item = (u32, f64)>, out: &mut [f64]) {
         out.fill(0.0);
         for (latent, value) in pairs {
             let start = (latent as usize).saturating_mul(self.d);
             let Some(atom) = self.rows.get(start..start.saturating_add(self.d)) else {
                 continue;
             };
-            let value = f64::from(value);
             for (sum, &a) in out.iter_mut().zip(atom) {
                 *sum += value * f64::from(a);
             }
@@ -143,7 +142,10 @@ impl WeightSource<'_> {
                 let mut embeddings = vec![0.0; tables.len() * atoms.d];
                 for (q, embedding) in embeddings.chunks_exact_mut(atoms.d).enumerate() {
                     let (latents, values) = codes.row(first + q);
-                    let pairs = latents.iter().copied().zip(values.iter().copied());
+                    let pairs = latents
+                        .iter()
+                        .copied()
+                        .zip(values.iter().map(|&v| f64::from(v)));
                     atoms.decode(pairs, embedding);
                 }
                 self.project(tables, embeddings, atoms, control)

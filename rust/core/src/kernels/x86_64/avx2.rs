@@ -4,8 +4,8 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::padded_group;
-use crate::codes::RowsView;
-use crate::kernels::generic::{self, with_row_types, LANES};
+use crate::codes::{RankedLayout, RowFormat, RowSpan, RowsView};
+use crate::kernels::generic::{self, with_row_coding, LANES};
 use crate::kernels::WeightTable;
 
 /// Four latents as gather indices below the length of the table.
@@ -83,14 +83,16 @@ pub unsafe fn score_rows(
     table: &WeightTable,
     out: &mut [f64],
 ) {
-    // SAFETY: the caller's promises are those that score_rows_of asks for.
-    unsafe { with_row_types!(rows, score_rows_of(rows, range, table, out)) }
+    // SAFETY: the caller's promises are those that score_plain and score_ranked ask for.
+    unsafe { with_row_coding!(rows, score_plain, score_ranked, (rows, range, table, out)) }
 }
 
 /// # Safety
 /// As [`score_rows`], and `L` and `V` are the types that the rows store.
 #[target_feature(enable = "avx2")]
-unsafe fn score_rows_of<L: Latents4, V: Values4>(
+unsafe fn score_plain<L: Latents4, V: Values4>(
+    format: RowFormat,
+    span: RowSpan<'_>,
     rows: &RowsView<'_>,
     range: Range<usize>,
     table: &WeightTable,
@@ -98,7 +100,7 @@ unsafe fn score_rows_of<L: Latents4, V: Values4>(
 ) {
     let entries = table.entries.as_slice();
     for (row, out) in range.zip(out) {
-        let (latents, values) = rows.row(row);
+        let (latents, values) = rows.plain_row(format, span, row);
         let whole_latents = latents.chunks_exact(LANES * L::BYTES);
         let whole_values = values.chunks_exact(LANES * V::BYTES);
         let rest = (whole_latents.remainder(), whole_values.remainder());
@@ -115,13 +117,91 @@ unsafe fn score_rows_of<L: Latents4, V: Values4>(
             // rows.
             (low, high) = unsafe { add_group::<L, V>(&latents, &values, entries, low, high) };
         }
-        let four = _mm256_add_pd(low, high);
-        let two = _mm_add_pd(
-            _mm256_castpd256_pd128(four),
-            _mm256_extractf128_pd::<1>(four),
-        );
-        *out = _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
+        *out = sum_lanes(low, high);
     }
+}
+
+/// The sum of the lanes, 4 apart, then 2, then 1.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn sum_lanes(low: __m256d, high: __m256d) -> f64 {
+    let four = _mm256_add_pd(low, high);
+    let two = _mm_add_pd(
+        _mm256_castpd256_pd128(four),
+        _mm256_extractf128_pd::<1>(four),
+    );
+    _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)))
+}
+
+/// # Safety
+/// As [`score_rows`].
+#[target_feature(enable = "avx2")]
+unsafe fn score_ranked(
+    layout: &RankedLayout,
+    rows: &RowsView<'_>,
+    range: Range<usize>,
+    table: &WeightTable,
+    out: &mut [f64],
+) {
+    let weights = table.entries.as_ptr();
+    let levels = layout.signed_levels().as_ptr();
+    let [offsets, shifts, masks, bases] = layout.groups();
+    let is_words = layout.is_words();
+    let latent_mask = _mm256_set1_epi32((1 << layout.latent_bits()) - 1);
+    let latent_bits = _mm_cvtsi32_si128(layout.latent_bits() as i32);
+    for (row, out) in range.zip(out) {
+        let bytes = rows.ranked_row(layout, row);
+        let mut low = _mm256_setzero_pd();
+        let mut high = _mm256_setzero_pd();
+        for group in (0..offsets.len()).step_by(LANES) {
+            // SAFETY: the four arrays have whole groups of eight. A field is read from four
+            // bytes at an offset of at most row_bytes - 4, a group of words from 16 bytes that
+            // whole groups of 16-bit fields fill. A latent has at most 16 bits, and the table
+            // 65,536 entries; base + mask is an index of signed_levels (RankedLayout::groups).
+            unsafe {
+                let fields = if is_words {
+                    let words = bytes.as_ptr().add(2 * group).cast();
+                    _mm256_cvtepu16_epi32(_mm_loadu_si128(words))
+                } else {
+                    let offsets = load8(offsets, group);
+                    let raw = _mm256_i32gather_epi32::<1>(bytes.as_ptr().cast(), offsets);
+                    _mm256_srlv_epi32(raw, load8(shifts, group))
+                };
+                let latents = _mm256_and_si256(fields, latent_mask);
+                let signed = _mm256_srl_epi32(fields, latent_bits);
+                let signed = _mm256_and_si256(signed, load8(masks, group));
+                let index = _mm256_add_epi32(signed, load8(bases, group));
+                let product = |latents: __m128i, index: __m128i| {
+                    _mm256_mul_pd(
+                        _mm256_i32gather_pd::<8>(weights, latents),
+                        _mm256_i32gather_pd::<8>(levels, index),
+                    )
+                };
+                let first = product(
+                    _mm256_castsi256_si128(latents),
+                    _mm256_castsi256_si128(index),
+                );
+                let second = product(
+                    _mm256_extracti128_si256::<1>(latents),
+                    _mm256_extracti128_si256::<1>(index),
+                );
+                low = _mm256_add_pd(low, first);
+                high = _mm256_add_pd(high, second);
+            }
+        }
+        *out = sum_lanes(low, high);
+    }
+}
+
+/// Eight numbers from `first` on.
+///
+/// # Safety
+/// AVX2 is there, and `numbers` has eight from `first` on.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn load8(numbers: &[i32], first: usize) -> __m256i {
+    // SAFETY: eight numbers are there by the caller's promise; loadu needs no alignment.
+    unsafe { _mm256_loadu_si256(numbers.as_ptr().add(first).cast()) }
 }
 
 /// Adds eight nonzeros to the lanes 0 to 3 (`low`) and 4 to 7 (`high`).

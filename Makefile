@@ -1,0 +1,54 @@
+# Every command of the workshop; CI calls `make test` and nothing else.
+# Needs Python >= 3.10 and, to build, a Rust toolchain. All else goes into .venv.
+
+PYTHON ?= python3
+VENV ?= .venv
+CODE := python tests benches examples
+DATA ?= examples/data
+
+# The machine's own Python settings must not reach the virtual environment.
+unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
+
+BIN := $(VENV)/bin
+# The extension is built against this interpreter, by pip and by cargo alike.
+export PYO3_PYTHON := $(abspath $(BIN)/python)
+
+.DEFAULT_GOAL := help
+.PHONY: help dev test lint bench demo docs check-tools
+
+help: ## Show this help
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+dev: $(BIN)/python check-tools ## Make .venv and install the package in it, editable, with every tool
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+
+test: dev lint ## Run everything that must hold: lint, Rust tests, Python tests
+	cargo test --workspace --locked
+	$(BIN)/python -m pytest
+
+lint: dev ## Check formatting, lints, types, and the stubs against the built module
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	$(BIN)/python -m ruff format --check $(CODE)
+	$(BIN)/python -m ruff check $(CODE)
+	$(BIN)/python -m mypy
+	MYPYPATH=python $(BIN)/python -m mypy.stubtest sparse_retrieval._native
+
+bench: dev ## Time the parts that matter (pytest-benchmark), each answer checked
+	$(BIN)/python -m pytest benches --benchmark-only
+
+demo: $(BIN)/python check-tools ## Train, index and search real embeddings; writes demo/
+	$(BIN)/python -m pip install --quiet '.[train,cli]'
+	$(BIN)/sparse-retrieval demo --data $(DATA) --out demo
+
+docs: dev ## Write the measured tables and pictures of README and docs from benches/results
+	$(BIN)/python benches/render_docs.py
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "$(PYTHON) is older than Python 3.10: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+check-tools:
+	@command -v cargo >/dev/null || \
+	  { echo "cargo is missing; install Rust as https://rustup.rs says, then try again" >&2; exit 1; }

@@ -1,0 +1,192 @@
+"""Write every measured figure of the docs from the result files, or check that they agree.
+
+    python benches/render_docs.py [--check]
+
+A document holds a block between ``<!-- begin: NAME -->`` and ``<!-- end: NAME -->``; what lies
+between is replaced by what ``BLOCKS[NAME]`` renders from ``benches/results``. So no figure is
+typed by hand. A new block is a function here and two marker lines where it shall appear.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benches" / "results"
+PICTURE = ROOT / "docs" / "images" / "recall_against_bytes.svg"
+_BLOCK = re.compile(r"(<!-- begin: (?P<name>[\w-]+) -->\n).*?(<!-- end: (?P=name) -->)", re.DOTALL)
+
+
+def _load(name: str) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return loaded
+
+
+def _provenance(results: dict[str, Any]) -> str:
+    machine, data, model = results["machine"], results["data"], results["model"]
+    return (
+        f"{data['items']:,} items, {data['queries']:,} held-out queries ({data['name']}, "
+        f"{data['columns']} dimensions); CompresSAE with {model['hidden_dim']} latents, "
+        f"k = {model['k']}, {model['steps']} steps of {model['batch_size']}. "
+        f"{machine['cpu']}, {machine['cores']} cores, "
+        f"load {machine.get('load_average', 'unknown')}, "
+        f"{machine['date']}. "
+        f"Remade by `{results['command']}` and `make docs`."
+    )
+
+
+def recall_modes_short() -> str:
+    """Render one line a mode, values in 8 bits, under the exact scan."""
+    results = _load("recall_modes")
+    exact = results["exact"]
+    lines = [
+        f"| stored | asked | bytes an item | recall@{results['depth']} | ms a query |",
+        "|---|---|---:|---:|---:|",
+        f"| float32 | exact scan, numpy | {exact['bytes_per_item']:g} | 1 | "
+        f"{exact['ms_per_query']:.2f} |",
+    ]
+    lines += [
+        f"| k = {results['model']['k']}, 8-bit values | {row['mode']} | "
+        f"{row['bytes_per_item']:g} | {row['recall']:.3f} | {row['ms_per_query']:.2f} |"
+        for row in results["modes"]
+        if row["value_bits"] == 8
+    ]
+    return "\n".join([*lines, "", _provenance(results)])
+
+
+def recall_modes_full() -> str:
+    """Render every mode at every width, with both ways of timing."""
+    results = _load("recall_modes")
+    exact = results["exact"]
+    lines = [
+        f"| asked | value bits | bytes an item | of float32 | recall@{results['depth']} | "
+        "ms a query, alone | ms a query, in a batch |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+        f"| exact scan, numpy | 32 | {exact['bytes_per_item']:g} | 1 | 1 | "
+        f"{exact['ms_per_query']:.2f} | {exact['ms_per_query_batch']:.3f} |",
+    ]
+    lines += [
+        f"| {row['mode']} | {row['value_bits']} | {row['bytes_per_item']:g} | "
+        f"1/{exact['bytes_per_item'] / row['bytes_per_item']:.1f} | {row['recall']:.4f} | "
+        f"{row['ms_per_query']:.2f} | {row['ms_per_query_batch']:.3f} |"
+        for row in results["modes"]
+    ]
+    return "\n".join([*lines, "", _provenance(results)])
+
+
+def recall_curve() -> str:
+    """Render the points of the picture."""
+    results = _load("recall_modes")
+    lines = [
+        f"| stored | setting | bytes an item | recall@{results['depth']} |",
+        "|---|---|---:|---:|",
+    ]
+    lines += [
+        f"| {point['series']} | {point['setting']} | {point['bytes_per_item']:g} | "
+        f"{point['recall']:.4f} |"
+        for point in results["curve"]
+    ]
+    return "\n".join(lines)
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "recall-modes-short": recall_modes_short,
+    "recall-modes-full": recall_modes_full,
+    "recall-curve": recall_curve,
+}
+
+
+def documents() -> Iterator[Path]:
+    """List the files that may hold blocks."""
+    yield ROOT / "README.md"
+    yield from sorted((ROOT / "docs").glob("*.md"))
+
+
+def rendered(text: str) -> str:
+    """Return ``text`` with every block renewed.
+
+    Raises
+    ------
+    ValueError
+        For a block whose name is not in ``BLOCKS``, or a marker without its partner.
+    """
+
+    def replace(match: re.Match[str]) -> str:
+        name = match["name"]
+        if name not in BLOCKS:
+            raise ValueError(f"no block is called {name!r}; there are {', '.join(BLOCKS)}")
+        return f"{match[1]}{BLOCKS[name]()}\n{match[3]}"
+
+    renewed, count = _BLOCK.subn(replace, text)
+    markers = len(re.findall(r"<!-- (?:begin|end): ", text))
+    if markers != 2 * count:
+        raise ValueError(f"{markers} markers make {count} blocks: one lacks its partner")
+    return renewed
+
+
+def picture_digest() -> str:
+    """SHA-256 of what the picture shows: it is written into the SVG and compared."""
+    results = _load("recall_modes")
+    shown = json.dumps([results["curve"], results["data"], results["depth"]], sort_keys=True)
+    return hashlib.sha256(shown.encode()).hexdigest()
+
+
+def draw_picture() -> None:
+    """Draw the curve of the result file as SVG."""
+    from sparse_retrieval.cli._curves import Point
+    from sparse_retrieval.cli._picture import draw
+
+    results = _load("recall_modes")
+    points = [Point(**point) for point in results["curve"]]
+    order = ("dense", "reconstructed", "sparse")
+    points.sort(key=lambda p: order.index(p.series) if p.series in order else len(order))
+    PICTURE.parent.mkdir(parents=True, exist_ok=True)
+    draw(
+        points,
+        PICTURE,
+        title=f"{results['data']['items']:,} package descriptions, CompresSAE, values in 8 bits",
+        depth=results["depth"],
+        description=picture_digest(),
+    )
+
+
+def out_of_step() -> list[str]:
+    """Name every document and picture that does not show what the result files hold."""
+    stale = [
+        str(path.relative_to(ROOT))
+        for path in documents()
+        if (text := path.read_text(encoding="utf-8")) != rendered(text)
+    ]
+    if not PICTURE.is_file() or picture_digest() not in PICTURE.read_text(encoding="utf-8"):
+        stale.append(str(PICTURE.relative_to(ROOT)))
+    return stale
+
+
+def main() -> int:
+    """Write the documents, or with --check only say which are out of step."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if stale")
+    options = parser.parse_args()
+    stale = out_of_step()
+    if options.check:
+        for name in stale:
+            print(f"{name} is out of step with benches/results: run `make docs`", file=sys.stderr)
+        return 1 if stale else 0
+    for path in documents():
+        text = path.read_text(encoding="utf-8")
+        path.write_text(rendered(text), encoding="utf-8")
+    if str(PICTURE.relative_to(ROOT)) in stale:
+        draw_picture()
+    print(f"renewed: {', '.join(stale) or 'nothing, all was in step'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

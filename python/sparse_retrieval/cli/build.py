@@ -1,0 +1,71 @@
+"""``sparse-retrieval build``: sparse codes in, an index file out."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sparse_retrieval.cli._errors import USAGE, CommandError
+from sparse_retrieval.cli._files import read_codes, read_ids
+from sparse_retrieval.cli._options import Mode
+
+
+class Metric(str, Enum):
+    """Names of the metrics, for typer."""
+
+    inner_product = "inner_product"
+    cosine = "cosine"
+
+
+def command(
+    codes: Annotated[Path, typer.Argument(metavar="CODES", help="Codes that `encode` wrote.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Index file to write (.sridx).")],
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            "--model", "-m", help="Folder that `train` wrote: its decoder becomes the dictionary."
+        ),
+    ] = None,
+    dictionary: Annotated[
+        Path | None,
+        typer.Option(help="Dictionary file (.safetensors), instead of a model."),
+    ] = None,
+    metric: Annotated[Metric, typer.Option(help="What a score is.")] = Metric.cosine,
+    value_bits: Annotated[
+        int | None,
+        typer.Option(help="Bits a value: 32, 16 or 8; by default the library's choice."),
+    ] = None,
+    mode: Annotated[
+        list[Mode] | None,
+        typer.Option(
+            help="Way of asking to build for, repeatable. By default sparse without a "
+            "dictionary, dense and reconstructed with one."
+        ),
+    ] = None,
+    ids: Annotated[
+        Path | None, typer.Option(help="Integer id of each item (.npy); by default its position.")
+    ] = None,
+) -> None:
+    """Build an index file from sparse codes."""
+    import sparse_retrieval as sr
+
+    if model is not None and dictionary is not None:
+        raise CommandError("--model and --dictionary both given, expected one", USAGE)
+    options: dict[str, Any] = {"metric": metric.value}
+    if value_bits is not None:
+        options["value_bits"] = value_bits
+    if mode:
+        options["modes"] = tuple(one.value for one in mode)
+    if ids is not None:
+        options["ids"] = read_ids(ids)
+    held = None
+    if model is not None:
+        held = sr.CompresSAE.from_pretrained(model).dictionary()
+    elif dictionary is not None:
+        held = sr.Dictionary.load(dictionary)
+    index = sr.SparseIndex.from_codes(read_codes(codes), dictionary=held, **options)
+    index.save(out)
+    typer.echo(f"wrote {out}: {len(index)} items, {index.bytes_per_item:g} bytes an item")
