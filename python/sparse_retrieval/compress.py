@@ -81,7 +81,8 @@ def plan(
     if bytes_per_item is not None:
         if isinstance(bytes_per_item, bool) or not isinstance(bytes_per_item, (int, float)):
             raise TypeError(f"bytes_per_item is {bytes_per_item!r}; expected a number")
-        scale_bytes, latent_bits = 4, 16 if n_atoms <= 1 << 16 else 32
+        # float32 values of unit items, or for inner products, need no scale
+        scale_bytes, latent_bits = 4 if value_bits < 32 else 0, 16 if n_atoms <= 1 << 16 else 32
         if value_bits < 8:
             scale_bytes, latent_bits = 2, max(1, (n_atoms - 1).bit_length())
         k = int((bytes_per_item - scale_bytes) * 8 / (latent_bits + value_bits))

@@ -189,7 +189,7 @@ class SparseIndex:
         modes: Sequence[Mode] | None = None,
         ids: Any = None,
         metadata: Any = None,
-        rounds: int = 8,
+        rounds: int = 12,
         seed: int = 0,
         threads: int | None = None,
         progress: bool | None = None,
@@ -221,7 +221,7 @@ class SparseIndex:
             Under "inner_product" codes keep the norms of the items.
         modes, ids, metadata, threads
             As in :meth:`from_codes`.
-        rounds : int, default 8
+        rounds : int, default 12
             Rounds of learning; each helps less than the one before it.
         seed : int, default 0
             Of the learning.
