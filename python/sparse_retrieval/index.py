@@ -99,7 +99,9 @@ class SparseIndex:
         dim : int, optional
             Number of latents, where codes are (indices, values) and no dictionary is given.
         dictionary : Dictionary, optional
-            With s atoms; needed for the modes "reconstructed" and "dense".
+            With s atoms; needed for the modes "reconstructed" and "dense". One with a mean goes
+            with "inner_product" or ``unit_items``: the mean then adds the same to all scores of
+            a query.
         ids : array_like of int, shape (n,), optional
             What search returns for each item: unique, not -1. Default: the positions 0 to
             n - 1.
@@ -163,6 +165,7 @@ class SparseIndex:
             items.values,
             items.dim,
             dictionary=None if dictionary is None else dictionary.atoms,
+            mean=None if dictionary is None else dictionary.mean,
             ids=None if ids is None else _as_ids(ids),
             metric=_as_name(metric, "metric"),
             value_bits=_as_bits(value_bits),
@@ -510,7 +513,7 @@ class SparseIndex:
     def dictionary(self) -> Dictionary | None:
         """The dictionary, or None; a copy."""
         atoms = self._native.dictionary
-        return None if atoms is None else Dictionary(atoms)
+        return None if atoms is None else Dictionary(atoms, mean=self._native.mean)
 
     @property
     def metadata(self) -> Any:

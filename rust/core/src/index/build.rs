@@ -21,13 +21,16 @@ use crate::{Error, Result};
 /// Rows whose norms one task computes: milliseconds of work in embedding space.
 const ROWS_A_TASK: usize = 1024;
 
-/// A dictionary as it is given: `n_atoms` rows of width `d`.
+/// A dictionary as it is given: `n_atoms` rows of width `d`, and perhaps a mean.
 #[derive(Debug, Clone, Copy)]
 pub struct DictionaryData<'a> {
     /// The rows, one after the other.
     pub rows: &'a [f32],
     /// Width of a row.
     pub d: usize,
+    /// What is added to every decoded item, `d` numbers. It adds the same to all scores of a
+    /// query, so it goes with inner products and with unit items only.
+    pub mean: Option<&'a [f32]>,
 }
 
 /// How values are to be stored.
@@ -106,6 +109,16 @@ impl Index {
             .dictionary
             .map(|dictionary| check_dictionary(dictionary, codes.dim()))
             .transpose()?;
+        let mean = options.dictionary.and_then(|dictionary| dictionary.mean);
+        if mean.is_some()
+            && options.metric == Metric::Cosine
+            && options.item_norm == ItemNorm::Decoded
+        {
+            return Err(Error::argument(
+                "a dictionary with a mean does not go with cosines of decoded items; pass \
+                 unit_items=True (codes of unit rows) or metric=\"inner_product\"",
+            ));
+        }
         if let Some(ids) = options.ids {
             check_ids(ids, codes.len())?;
         }
@@ -142,6 +155,9 @@ impl Index {
         stored.add_to(&mut sections)?;
         if let Some(atoms) = atoms {
             sections.add_atoms(atoms)?;
+            if let Some(mean) = mean {
+                sections.add(section::MEAN, Dtype::F32, vec![mean.len() as u64], mean)?;
+            }
         }
         if let Some(ids) = options.ids {
             sections.add(section::IDS, Dtype::I64, vec![ids.len() as u64], ids)?;
@@ -387,6 +403,15 @@ fn check_dictionary(dictionary: DictionaryData<'_>, dim: usize) -> Result<Atoms<
              made the codes",
             atoms.len()
         )));
+    }
+    if let Some(mean) = dictionary.mean {
+        if mean.len() != dictionary.d || mean.iter().any(|m| !m.is_finite()) {
+            return Err(Error::argument(format!(
+                "the dictionary's mean has {} numbers; expected {} finite ones",
+                mean.len(),
+                dictionary.d
+            )));
+        }
     }
     if let Some(at) = dictionary.rows.iter().position(|a| !a.is_finite()) {
         return Err(Error::argument(format!(

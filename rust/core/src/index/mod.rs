@@ -242,6 +242,11 @@ impl Index {
         Atoms::new(rows, d).ok()
     }
 
+    /// What is added to every decoded item, where there is something.
+    pub fn mean(&self) -> Option<&[f32]> {
+        self.section(section::MEAN).map(Bytes::numbers)
+    }
+
     /// The rows.
     pub fn rows(&self) -> RowsView<'_> {
         self.try_rows(self.layout.as_ref())
@@ -317,8 +322,13 @@ impl Index {
                 dtype: entry.dtype.clone(),
                 shape: entry.shape.clone(),
                 bytes: entry.length,
-                grows: ![section::LEVELS, section::DICTIONARY, section::METADATA]
-                    .contains(&entry.name.as_str()),
+                grows: ![
+                    section::LEVELS,
+                    section::DICTIONARY,
+                    section::MEAN,
+                    section::METADATA,
+                ]
+                .contains(&entry.name.as_str()),
             })
             .collect()
     }
@@ -399,9 +409,17 @@ impl Index {
             mode,
             metric: self.metric,
             atoms: self.atoms(),
+            mean: self.mean(),
             kernels,
         };
-        search::scan(&data, &source, k, control)
+        let mut found = search::scan(&data, &source, k, control)?;
+        if let Some(mean) = self.mean().filter(|_| mode.needs_dictionary()) {
+            let constants = source.inner_products_with(mean)?;
+            for (hits, constant) in found.iter_mut().zip(constants) {
+                hits.iter_mut().for_each(|hit| hit.score += constant);
+            }
+        }
+        Ok(found)
     }
 
     fn check_queries(&self, queries: &Queries<'_>, mode: Mode) -> Result<()> {
