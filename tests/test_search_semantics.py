@@ -237,3 +237,13 @@ def test_a_dictionary_with_a_mean_adds_it_back_to_the_scores(tmp_path, bits, met
     if metric == "cosine":
         with pytest.raises(ValueError, match="unit_items=True"):
             sr.SparseIndex.from_codes(codes, **options)
+
+
+def test_an_item_whose_norm_has_no_inverse_in_float32_scores_less():
+    codes = sr.SparseCodes([[0], [0], [0]], [[4.9e-44], [3e-39], [1e-30]], dim=1)
+    result = sr.SparseIndex.from_codes(codes, metric="cosine").search([[1.0]], 3)
+    scores = dict(zip(result.ids[0].tolist(), result.scores[0].tolist(), strict=True))
+    assert scores[1] == pytest.approx(1, rel=1e-6)
+    assert scores[2] == pytest.approx(1, rel=1e-6)
+    # 4.9e-44 times the largest float32
+    assert scores[0] == pytest.approx(float(np.float32(4.9e-44)) * 3.4028235e38, rel=1e-6)

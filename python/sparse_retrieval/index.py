@@ -395,7 +395,9 @@ class SparseIndex:
         SearchResult
             ``(scores, ids)``: float32 and int64, (nq, k) or (k,), best first, equal scores by
             lower position. Where there are fewer than k items: -inf and -1. A score beyond
-            float32 is returned as infinity. Under "cosine" a zero query or item scores 0.
+            float32 is returned as infinity. Under "cosine" a zero query or item scores 0, and an
+            item whose norm is below 3e-39 scores less than its cosine, in absolute value: the
+            inverse of such a norm is beyond float32, in which scales are stored.
 
         Raises
         ------
