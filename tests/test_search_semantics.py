@@ -206,3 +206,34 @@ def test_dense_queries_of_a_mode_of_codes_are_encoded_first(real_parts):
             assert result.ids.tobytes() == expected.ids.tobytes()
         one = index.search(queries[0], 20, mode=mode)
         assert one.ids.tobytes() == expected.ids[0].tobytes()
+
+
+@pytest.mark.parametrize("bits", [32, 8, 4])
+@pytest.mark.parametrize("metric", ["inner_product", "cosine"])
+def test_a_dictionary_with_a_mean_adds_it_back_to_the_scores(tmp_path, bits, metric):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((300, 12)) + 2 * rng.standard_normal(12)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    dictionary = sr.Dictionary.fit(x, n_atoms=32, k=6, rounds=2, subtract_mean=True)
+    codes = dictionary.encode(x, k=6)
+    options = {"dictionary": dictionary, "metric": metric, "value_bits": bits}
+    sr.SparseIndex.from_codes(codes, unit_items=True, **options).save(tmp_path / "i.sridx")
+    index = sr.SparseIndex.open(tmp_path / "i.sridx")
+    index.verify()
+    np.testing.assert_array_equal(index.dictionary.mean, dictionary.mean)
+    decoded = dictionary.decode(codes).astype(np.float64)
+    queries = rng.standard_normal((5, 12))
+    query_codes = codes[:5]
+    for mode, asked, left in (
+        ("dense", queries, queries),
+        ("reconstructed", query_codes, dictionary.decode(query_codes).astype(np.float64)),
+    ):
+        if metric == "cosine":
+            left = left / np.linalg.norm(left, axis=1, keepdims=True)
+        result = index.search(asked, 300, mode=mode)
+        expected = np.take_along_axis(left @ decoded.T, result.ids, axis=1)
+        atol = {32: 1e-5, 8: 0.02, 4: 0.3}[bits] * np.linalg.norm(left, axis=1).max()
+        np.testing.assert_allclose(result.scores, expected, atol=atol)
+    if metric == "cosine":
+        with pytest.raises(ValueError, match="unit_items=True"):
+            sr.SparseIndex.from_codes(codes, **options)

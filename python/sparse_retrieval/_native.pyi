@@ -81,6 +81,7 @@ class Index:
         dim: int,
         *,
         dictionary: npt.NDArray[np.float32] | None,
+        mean: npt.NDArray[np.float32] | None,
         ids: npt.NDArray[np.int64] | None,
         metric: str,
         value_bits: float,
@@ -172,6 +173,9 @@ class Index:
     @property
     def dictionary(self) -> npt.NDArray[np.float32] | None:
         """The atoms, shape (s, d), or None; a copy."""
+    @property
+    def mean(self) -> npt.NDArray[np.float32] | None:
+        """What is added to every decoded item, shape (d,), or None; a copy."""
 
 def extrapolated_atoms(
     atoms: npt.NDArray[np.float32], previous: npt.NDArray[np.float32], *, momentum: float

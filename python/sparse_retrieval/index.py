@@ -99,7 +99,9 @@ class SparseIndex:
         dim : int, optional
             Number of latents, where codes are (indices, values) and no dictionary is given.
         dictionary : Dictionary, optional
-            With s atoms; needed for the modes "reconstructed" and "dense".
+            With s atoms; needed for the modes "reconstructed" and "dense". One with a mean goes
+            with "inner_product" or ``unit_items``: the mean then adds the same to all scores of
+            a query.
         ids : array_like of int, shape (n,), optional
             What search returns for each item: unique, not -1. Default: the positions 0 to
             n - 1.
@@ -163,6 +165,7 @@ class SparseIndex:
             items.values,
             items.dim,
             dictionary=None if dictionary is None else dictionary.atoms,
+            mean=None if dictionary is None else dictionary.mean,
             ids=None if ids is None else _as_ids(ids),
             metric=_as_name(metric, "metric"),
             value_bits=_as_bits(value_bits),
@@ -174,6 +177,127 @@ class SparseIndex:
             progress=progress,
         )
         return cls._of(built, None)
+
+    @classmethod
+    def from_embeddings(
+        cls,
+        x: Any,
+        *,
+        k: int | None = None,
+        bytes_per_item: float | None = None,
+        n_atoms: int | None = None,
+        dictionary: Dictionary | None = None,
+        value_bits: float = 4,
+        metric: Metric = "cosine",
+        modes: Sequence[Mode] | None = None,
+        ids: Any = None,
+        metadata: Any = None,
+        rounds: int = 12,
+        seed: int = 0,
+        threads: int | None = None,
+        progress: bool | None = None,
+    ) -> SparseIndex:
+        """Learn a dictionary, encode the embeddings and build an index, in one call.
+
+        The same as :meth:`Dictionary.fit`, :meth:`Dictionary.encode` and :meth:`from_codes`,
+        with these choices made: atoms are rounded to half precision before anything is encoded
+        with them, so that the index holds them in 2 bytes a number; under "cosine" items count
+        as unit vectors (``unit_items=True``).
+
+        Parameters
+        ----------
+        x : array_like of float, shape (n, d)
+            Any real dtype; at least 100 rows unless a dictionary is given. A memmap is read in
+            batches.
+        k : int, optional
+            Nonzeros an item. Default 32, at most half of the atoms.
+        bytes_per_item : float, optional
+            Bytes of row and scale instead of k: as many nonzeros as fit. The dictionary comes
+            on top once (see :meth:`stats`): it matters below a million items.
+        n_atoms : int, optional
+            Default: the power of two that leaves 7 rows an atom, 64 to 8,192.
+        dictionary : Dictionary, optional
+            Used as it is; nothing is learnt then.
+        value_bits : {32, 16, 8} or 1 to 7, default 4
+            As in :meth:`from_codes`.
+        metric : {"cosine", "inner_product"}, default "cosine"
+            Under "inner_product" codes keep the norms of the items.
+        modes, ids, metadata, threads
+            As in :meth:`from_codes`.
+        rounds : int, default 12
+            Rounds of learning; each helps less than the one before it.
+        seed : int, default 0
+            Of the learning.
+        progress : bool, optional
+            Show bars on stderr. Default: if that is a terminal and tqdm is installed.
+
+        Returns
+        -------
+        SparseIndex
+
+        Raises
+        ------
+        TypeError
+            If x does not hold real numbers, or an argument is of the wrong kind.
+        ValueError
+            If a row is not finite (the message names it), there are too few rows, or arguments
+            do not fit each other.
+
+        Examples
+        --------
+        >>> import numpy as np, sparse_retrieval as sr
+        >>> x = np.random.default_rng(0).standard_normal((500, 16))
+        >>> index = sr.SparseIndex.from_embeddings(x, bytes_per_item=20)
+        >>> index.bytes_per_item <= 20
+        True
+        >>> index.search(x[7], k=3).ids[0]
+        np.int64(7)
+        """
+        from sparse_retrieval import compress
+
+        metric = _as_metric(metric)
+        if dictionary is not None and not isinstance(dictionary, Dictionary):
+            raise TypeError(f"dictionary is {type(dictionary).__name__}; expected Dictionary")
+        bits = _as_bits(value_bits)
+        if not hasattr(x, "shape"):
+            x = as_rows(x, "x", np.float32)
+        n = len(x)
+        if dictionary is None and n < compress.LEAST_ROWS:
+            raise ValueError(
+                f"x has {n} rows; learning a dictionary needs at least {compress.LEAST_ROWS}, or "
+                "pass dictionary="
+            )
+        if dictionary is not None:
+            atoms = dictionary.n_atoms
+        else:
+            atoms = compress.default_atoms(n) if n_atoms is None else as_count(n_atoms, "n_atoms")
+        chosen = compress.plan(
+            n, k=k, bytes_per_item=bytes_per_item, n_atoms=atoms, value_bits=bits
+        )
+        if dictionary is None:
+            dictionary = compress.learn(
+                x, chosen, rounds=rounds, seed=seed, threads=threads, progress=progress
+            )
+        codes = compress.encode(
+            dictionary,
+            x,
+            chosen.k,
+            normalise=metric == "cosine",
+            threads=threads,
+            progress=progress,
+        )
+        return cls.from_codes(
+            codes,
+            dictionary=dictionary,
+            ids=ids,
+            metric=metric,
+            value_bits=bits,
+            modes=modes,
+            unit_items=metric == "cosine",
+            reconstruction_cosine=compress.mean_cosine(dictionary, x, codes),
+            metadata=metadata,
+            threads=threads,
+        )
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, mmap: bool = True) -> SparseIndex:
@@ -389,7 +513,7 @@ class SparseIndex:
     def dictionary(self) -> Dictionary | None:
         """The dictionary, or None; a copy."""
         atoms = self._native.dictionary
-        return None if atoms is None else Dictionary(atoms)
+        return None if atoms is None else Dictionary(atoms, mean=self._native.mean)
 
     @property
     def metadata(self) -> Any:
@@ -503,6 +627,12 @@ def _as_name(name: Any, what: str) -> str:
     if not isinstance(name, str):
         raise TypeError(f"{what} is {name!r}; expected a string")
     return name
+
+
+def _as_metric(metric: Any) -> Metric:
+    if metric not in ("inner_product", "cosine"):
+        raise ValueError(f'metric is {metric!r}; expected "inner_product" or "cosine"')
+    return "cosine" if metric == "cosine" else "inner_product"
 
 
 def _as_modes(modes: Any) -> list[str]:

@@ -41,7 +41,11 @@ fn build(indptr: &[i64], latents: &[i64], values: ValueCoding) -> Vec<u8> {
         item_norm: ItemNorm::Decoded,
         reconstruction_cosine: None,
         modes: &Mode::ALL,
-        dictionary: Some(DictionaryData { rows: &atoms, d: 3 }),
+        dictionary: Some(DictionaryData {
+            rows: &atoms,
+            d: 3,
+            mean: None,
+        }),
         ids: Some(&ids),
         metadata: Some("{\"a\": 1}"),
     };

@@ -29,7 +29,7 @@ impl Index {
     /// Builds an index from canonical codes.
     #[staticmethod]
     #[pyo3(signature = (
-        indptr, latents, values, dim, *, dictionary, ids, metric, value_bits, modes, unit_items,
+        indptr, latents, values, dim, *, dictionary, mean, ids, metric, value_bits, modes, unit_items,
         reconstruction_cosine, metadata, threads, progress
     ))]
     #[allow(clippy::too_many_arguments)] // the Python class names each of them
@@ -40,6 +40,7 @@ impl Index {
         values: PyReadonlyArray1<'_, f32>,
         dim: usize,
         dictionary: Option<PyReadonlyArray2<'_, f32>>,
+        mean: Option<PyReadonlyArray1<'_, f32>>,
         ids: Option<PyReadonlyArray1<'_, i64>>,
         metric: &str,
         value_bits: f64,
@@ -62,6 +63,7 @@ impl Index {
                 Ok::<_, PyErr>(DictionaryData {
                     rows: rows.as_slice()?,
                     d: rows.as_array().ncols(),
+                    mean: mean.as_ref().map(|mean| mean.as_slice()).transpose()?,
                 })
             })
             .transpose()?;
@@ -258,6 +260,12 @@ impl Index {
                 flat.reshape([atoms.len(), atoms.d()])
             })
             .transpose()
+    }
+
+    /// What is added to every decoded item, or None; a copy.
+    #[getter]
+    fn mean<'py>(&self, py: Python<'py>) -> Option<Bound<'py, numpy::PyArray1<f32>>> {
+        self.core.mean().map(|mean| mean.to_vec().into_pyarray(py))
     }
 
     /// Name, dtype, shape, bytes and growth of every section.

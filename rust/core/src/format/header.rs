@@ -189,6 +189,11 @@ impl Header {
         self.sections.iter().find(|section| section.name == name)
     }
 
+    /// Columns of the dictionary.
+    fn embedding_dim(&self) -> Option<u64> {
+        self.section(section::DICTIONARY)?.shape.get(1).copied()
+    }
+
     /// Checks all that the header alone can show: names, counts, types and shapes of known
     /// sections, and that the sections tile the file.
     ///
@@ -259,6 +264,18 @@ impl Header {
         }
         self.check_tiling(sections_start, file_bytes)?;
         self.check_shapes()?;
+        if self.section(section::MEAN).is_some() {
+            if self.section(section::DICTIONARY).is_none() {
+                return Err(FormatProblem::MissingSection {
+                    section: section::DICTIONARY.into(),
+                });
+            }
+            if metric == Metric::Cosine && self.item_norm == ItemNorm::Decoded {
+                return Err(bad(
+                    "a mean with cosines of decoded items, expected item_norm original".into(),
+                ));
+            }
+        }
         for (name, scales) in &self.modes {
             let mode = Mode::from_name(name).map_err(|error| bad(error.to_string()))?;
             let expected = scales_of(mode, metric, values, self.item_norm);
@@ -336,12 +353,14 @@ impl Header {
                     (&[Dtype::F32, Dtype::F16], &[Some(rows.count)])
                 }
                 section::LEVELS => (&[Dtype::F32], &[Some(rows.n_levels())]),
-                section::DICTIONARY => (&[Dtype::F32], &[Some(rows.dim), None]),
+                section::DICTIONARY => (&[Dtype::F32, Dtype::F16], &[Some(rows.dim), None]),
+                section::MEAN => (&[Dtype::F32], &[self.embedding_dim()]),
                 section::IDS => (&[Dtype::I64], &[Some(rows.count)]),
                 _ => (&[Dtype::U8], &[None]), // metadata
             };
             check_shape(section, dtypes, shape)?;
-            let is_scaled = section.dtype == Dtype::F16.name();
+            let is_scaled =
+                section.dtype == Dtype::F16.name() && section.name != section::DICTIONARY;
             if is_scaled
                 != section
                     .unit
@@ -350,7 +369,7 @@ impl Header {
                 return Err(FormatProblem::SectionShape {
                     section: section.name.clone(),
                     got: format!("{} with unit {:?}", section.dtype, section.unit),
-                    expected: "a positive unit for f16, none for other types".into(),
+                    expected: "a positive unit for f16 scales, none for others".into(),
                 });
             }
         }

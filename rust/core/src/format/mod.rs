@@ -48,13 +48,15 @@ pub mod section {
     pub const SCALES_EMBEDDING: &str = "scales_embedding";
     /// The atoms.
     pub const DICTIONARY: &str = "dictionary";
+    /// What is added to every decoded item.
+    pub const MEAN: &str = "mean";
     /// What the user calls each row.
     pub const IDS: &str = "ids";
     /// The user's JSON.
     pub const METADATA: &str = "metadata";
 
     /// All that this release knows.
-    pub const ALL: [&str; 9] = [
+    pub const ALL: [&str; 10] = [
         ROWS,
         ROW_OFFSETS,
         LEVELS,
@@ -62,6 +64,7 @@ pub mod section {
         SCALES_CODE,
         SCALES_EMBEDDING,
         DICTIONARY,
+        MEAN,
         IDS,
         METADATA,
     ];

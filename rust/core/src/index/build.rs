@@ -21,13 +21,16 @@ use crate::{Error, Result};
 /// Rows whose norms one task computes: milliseconds of work in embedding space.
 const ROWS_A_TASK: usize = 1024;
 
-/// A dictionary as it is given: `n_atoms` rows of width `d`.
+/// A dictionary as it is given: `n_atoms` rows of width `d`, and perhaps a mean.
 #[derive(Debug, Clone, Copy)]
 pub struct DictionaryData<'a> {
     /// The rows, one after the other.
     pub rows: &'a [f32],
     /// Width of a row.
     pub d: usize,
+    /// What is added to every decoded item, `d` numbers. It adds the same to all scores of a
+    /// query, so it goes with inner products and with unit items only.
+    pub mean: Option<&'a [f32]>,
 }
 
 /// How values are to be stored.
@@ -106,6 +109,16 @@ impl Index {
             .dictionary
             .map(|dictionary| check_dictionary(dictionary, codes.dim()))
             .transpose()?;
+        let mean = options.dictionary.and_then(|dictionary| dictionary.mean);
+        if mean.is_some()
+            && options.metric == Metric::Cosine
+            && options.item_norm == ItemNorm::Decoded
+        {
+            return Err(Error::argument(
+                "a dictionary with a mean does not go with cosines of decoded items; pass \
+                 unit_items=True (codes of unit rows) or metric=\"inner_product\"",
+            ));
+        }
         if let Some(ids) = options.ids {
             check_ids(ids, codes.len())?;
         }
@@ -141,8 +154,10 @@ impl Index {
         let (rows_header, quantisation) = stored.header(&codes);
         stored.add_to(&mut sections)?;
         if let Some(atoms) = atoms {
-            let shape = vec![atoms.len() as u64, atoms.d() as u64];
-            sections.add(section::DICTIONARY, Dtype::F32, shape, atoms.rows())?;
+            sections.add_atoms(atoms)?;
+            if let Some(mean) = mean {
+                sections.add(section::MEAN, Dtype::F32, vec![mean.len() as u64], mean)?;
+            }
         }
         if let Some(ids) = options.ids {
             sections.add(section::IDS, Dtype::I64, vec![ids.len() as u64], ids)?;
@@ -217,6 +232,19 @@ impl Sections {
             Bytes::copy_of(&halves)?,
         );
         Ok(())
+    }
+
+    /// Atoms: in half precision where that loses nothing, as it does for atoms that were rounded
+    /// to it before anything was encoded with them.
+    fn add_atoms(&mut self, atoms: Atoms<'_>) -> Result<()> {
+        let shape = vec![atoms.len() as u64, atoms.d() as u64];
+        let is_exact = |&a: &f32| f16::from_f32(a).to_f32() == a;
+        if atoms.rows().iter().all(is_exact) {
+            let halves: Vec<f16> = atoms.rows().iter().map(|&a| f16::from_f32(a)).collect();
+            self.add(section::DICTIONARY, Dtype::F16, shape, &halves)
+        } else {
+            self.add(section::DICTIONARY, Dtype::F32, shape, atoms.rows())
+        }
     }
 
     fn push(
@@ -375,6 +403,15 @@ fn check_dictionary(dictionary: DictionaryData<'_>, dim: usize) -> Result<Atoms<
              made the codes",
             atoms.len()
         )));
+    }
+    if let Some(mean) = dictionary.mean {
+        if mean.len() != dictionary.d || mean.iter().any(|m| !m.is_finite()) {
+            return Err(Error::argument(format!(
+                "the dictionary's mean has {} numbers; expected {} finite ones",
+                mean.len(),
+                dictionary.d
+            )));
+        }
     }
     if let Some(at) = dictionary.rows.iter().position(|a| !a.is_finite()) {
         return Err(Error::argument(format!(

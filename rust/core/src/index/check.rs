@@ -64,6 +64,12 @@ pub fn check_content(index: &Index, control: &Control) -> Result<()> {
             return Err(content(section::DICTIONARY, at / atoms.d(), reason));
         }
     }
+    if let Some(at) = index
+        .mean()
+        .and_then(|mean| mean.iter().position(|m| !m.is_finite()))
+    {
+        return Err(content(section::MEAN, at, "not a finite number".into()));
+    }
     if let Some(ids) = index.ids() {
         check_ids(ids, index.len()).map_err(|error| content(section::IDS, 0, error.to_string()))?;
     }

@@ -10,6 +10,9 @@ pub use build::{BuildOptions, DictionaryData, ValueCoding};
 pub use check::check_ids;
 
 use std::path::Path;
+use std::sync::OnceLock;
+
+use half::f16;
 
 use crate::codes::{RankedLayout, RowCoding, RowFormat, RowSpan, RowsView, ValueKind};
 use crate::control::Control;
@@ -30,6 +33,8 @@ pub struct Index {
     sections: Vec<(&'static str, Bytes)>,
     /// Where the fields of rows lie, where values are rank-coded.
     layout: Option<RankedLayout>,
+    /// Atoms in single precision, where they are stored in half: made when first asked for.
+    wide_atoms: OnceLock<Vec<f32>>,
     /// The file behind it, where there is one.
     file: Option<FilePart>,
 }
@@ -95,6 +100,7 @@ impl Index {
             modes,
             sections,
             layout: None,
+            wide_atoms: OnceLock::new(),
             file,
         };
         if let Some(bits) = &index.header.rows.magnitude_bits {
@@ -222,9 +228,23 @@ impl Index {
 
     /// The dictionary, where there is one.
     pub fn atoms(&self) -> Option<Atoms<'_>> {
-        let rows = self.section(section::DICTIONARY)?;
-        let d = self.header.section(section::DICTIONARY)?.shape.get(1)?;
-        Atoms::new(rows.numbers(), *d as usize).ok()
+        let bytes = self.section(section::DICTIONARY)?;
+        let entry = self.header.section(section::DICTIONARY)?;
+        let d = *entry.shape.get(1)? as usize;
+        let rows = if entry.dtype == Dtype::F16.name() {
+            self.wide_atoms.get_or_init(|| {
+                let halves: &[f16] = bytes.numbers();
+                halves.iter().map(|half| half.to_f32()).collect()
+            })
+        } else {
+            bytes.numbers()
+        };
+        Atoms::new(rows, d).ok()
+    }
+
+    /// What is added to every decoded item, where there is something.
+    pub fn mean(&self) -> Option<&[f32]> {
+        self.section(section::MEAN).map(Bytes::numbers)
     }
 
     /// The rows.
@@ -302,8 +322,13 @@ impl Index {
                 dtype: entry.dtype.clone(),
                 shape: entry.shape.clone(),
                 bytes: entry.length,
-                grows: ![section::LEVELS, section::DICTIONARY, section::METADATA]
-                    .contains(&entry.name.as_str()),
+                grows: ![
+                    section::LEVELS,
+                    section::DICTIONARY,
+                    section::MEAN,
+                    section::METADATA,
+                ]
+                .contains(&entry.name.as_str()),
             })
             .collect()
     }
@@ -384,9 +409,17 @@ impl Index {
             mode,
             metric: self.metric,
             atoms: self.atoms(),
+            mean: self.mean(),
             kernels,
         };
-        search::scan(&data, &source, k, control)
+        let mut found = search::scan(&data, &source, k, control)?;
+        if let Some(mean) = self.mean().filter(|_| mode.needs_dictionary()) {
+            let constants = source.inner_products_with(mean)?;
+            for (hits, constant) in found.iter_mut().zip(constants) {
+                hits.iter_mut().for_each(|hit| hit.score += constant);
+            }
+        }
+        Ok(found)
     }
 
     fn check_queries(&self, queries: &Queries<'_>, mode: Mode) -> Result<()> {

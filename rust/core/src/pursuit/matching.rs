@@ -6,6 +6,15 @@
 //! Krishnaprasad, "Orthogonal matching pursuit" (1993); the Gram form is Rubinstein, Zibulevsky &
 //! Elad, "Efficient implementation of the K-SVD algorithm using batch orthogonal matching
 //! pursuit" (2008).
+//!
+//! What was tried, for s = 4096, d = 384, k = 32 on one core of a Zen 4 server that was busy with
+//! other work, so to 10% at best. CPU time a row by `benches/bench_encoding.py`: K in int8 81 us,
+//! int16 91, float32 121, where numpy's projection alone takes 32. Shares of profiles along the
+//! way, in us a row: the atoms' inner products 35 one pair at a time, 16 four pairs at a time, 10
+//! in tiles of 4 x 2; waiting for rows that are not fetched ahead, about 4.
+//!
+//! Not tried, and believed not to pay: letting blocks of correlations wait until a bound says
+//! that they may hold the maximum. Every row has to be read all the same, for the next refit.
 
 use super::blocks::{self, flat, Block, Entry};
 use super::gram::Rows;

@@ -10,9 +10,11 @@
 //! in reconstructed mode, `q` in dense mode. A zero query gets zero weights. All sums are in
 //! double precision and in the order of [`crate::kernels`], so `u` is the same on every CPU.
 
+use std::ops::Range;
+
 use crate::codes::CodesView;
 use crate::control::Control;
-use crate::kernels::{norm, Kernels, WeightTable, PROJECT_QUERIES};
+use crate::kernels::{dot, norm, Kernels, WeightTable, PROJECT_QUERIES};
 use crate::search::{Metric, Mode};
 use crate::{Error, Result};
 use rayon::prelude::*;
@@ -118,6 +120,8 @@ pub struct WeightSource<'a> {
     pub metric: Metric,
     /// The dictionary, for the modes that need it.
     pub atoms: Option<Atoms<'a>>,
+    /// What is added to every decoded code, `d` numbers.
+    pub mean: Option<&'a [f32]>,
     /// The kernels to compute with; the weights do not depend on which.
     pub kernels: Kernels,
 }
@@ -139,15 +143,8 @@ impl WeightSource<'_> {
             }
             (Mode::Reconstructed, Queries::Codes(codes)) => {
                 let atoms = self.dictionary()?;
-                let mut embeddings = vec![0.0; tables.len() * atoms.d];
-                for (q, embedding) in embeddings.chunks_exact_mut(atoms.d).enumerate() {
-                    let (latents, values) = codes.row(first + q);
-                    let pairs = latents
-                        .iter()
-                        .copied()
-                        .zip(values.iter().map(|&v| f64::from(v)));
-                    atoms.decode(pairs, embedding);
-                }
+                let queries = first..first + tables.len();
+                let embeddings = self.decoded(codes, queries, atoms);
                 self.project(tables, embeddings, atoms, control)
             }
             (Mode::Dense, Queries::Dense { rows, d }) => {
@@ -163,6 +160,50 @@ impl WeightSource<'_> {
                 "mode {:?} takes codes as queries, got dense rows; encode them first",
                 mode.name()
             ))),
+        }
+    }
+
+    /// Embeddings of the query codes `rows`, the mean included.
+    fn decoded(&self, codes: CodesView<'_>, rows: Range<usize>, atoms: Atoms<'_>) -> Vec<f64> {
+        let mut embeddings = vec![0.0; rows.len() * atoms.d];
+        for (embedding, row) in embeddings.chunks_exact_mut(atoms.d).zip(rows) {
+            let (latents, values) = codes.row(row);
+            let values = values.iter().map(|&value| f64::from(value));
+            atoms.decode(latents.iter().copied().zip(values), embedding);
+            for (sum, &m) in embedding.iter_mut().zip(self.mean.unwrap_or_default()) {
+                *sum += f64::from(m);
+            }
+        }
+        embeddings
+    }
+
+    /// The inner product of each query, as an embedding, with `vector`; normalised first where
+    /// the metric asks for it.
+    ///
+    /// # Errors
+    /// As [`WeightSource::fill`].
+    pub fn inner_products_with(&self, vector: &[f32]) -> Result<Vec<f64>> {
+        let atoms = self.dictionary()?;
+        let mut embeddings = match self.queries {
+            Queries::Dense { rows, .. } => rows.to_vec(),
+            Queries::Codes(codes) => self.decoded(codes, 0..codes.len(), atoms),
+        };
+        self.normalise(&mut embeddings, atoms.d);
+        let vector: Vec<f64> = vector.iter().map(|&x| f64::from(x)).collect();
+        Ok(embeddings
+            .chunks_exact(atoms.d)
+            .map(|embedding| dot(embedding, &vector))
+            .collect())
+    }
+
+    fn normalise(&self, embeddings: &mut [f64], d: usize) {
+        if self.metric == Metric::Cosine {
+            for embedding in embeddings.chunks_exact_mut(d) {
+                let norm = norm(embedding);
+                if norm > 0.0 {
+                    embedding.iter_mut().for_each(|x| *x /= norm);
+                }
+            }
         }
     }
 
@@ -184,14 +225,7 @@ impl WeightSource<'_> {
         control: &Control,
     ) -> Result<()> {
         let d = atoms.d;
-        if self.metric == Metric::Cosine {
-            for embedding in embeddings.chunks_exact_mut(d) {
-                let norm = norm(embedding);
-                if norm > 0.0 {
-                    embedding.iter_mut().for_each(|x| *x /= norm);
-                }
-            }
-        }
+        self.normalise(&mut embeddings, d);
         // task (g, c) fills the c-th chunk of latents in the tables of the g-th group of queries
         let mut tasks = Vec::new();
         for (tables, embeddings) in tables

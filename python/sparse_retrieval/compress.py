@@ -1,0 +1,151 @@
+"""From embeddings to an index in one call: learn a dictionary, encode, build.
+
+Holds the choices that `SparseIndex.from_embeddings` makes for its users; each of its steps is
+public on its own. numpy alone.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sparse_retrieval._arrays import as_count, as_rows
+from sparse_retrieval._progress import bar
+from sparse_retrieval.codes import SparseCodes
+from sparse_retrieval.dictionary import Dictionary
+
+#: Fewer rows teach too little to be worth a dictionary.
+LEAST_ROWS = 100
+
+#: Rows an atom that the default number of atoms leaves. All rows that are stored are learnt
+#: from, so this may be fewer than what atoms for unseen rows need (see `Dictionary.fit`).
+ROWS_AN_ATOM = 7
+
+#: More atoms decode better still, at a cost that grows with their square.
+MOST_ATOMS = 8192
+
+#: Rows an atom to learn from at most: more change the third digit of the cosine.
+SAMPLE_ROWS_AN_ATOM = 32
+
+#: Rows whose cosine with their codes is measured for `SparseIndex.stats`.
+MEASURED_ROWS = 10_000
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was chosen: atoms s, nonzeros an item k, and bits a value."""
+
+    n_atoms: int
+    k: int
+    value_bits: float
+
+
+def default_atoms(n: int) -> int:
+    """The largest power of two that leaves 7 rows an atom, 64 at least and 8,192 at most.
+
+    64 atoms of 100 rows decode little, but a dictionary must have more atoms than a code has
+    nonzeros.
+    """
+    return min(max(1 << int(math.log2(n / ROWS_AN_ATOM)), 64), MOST_ATOMS)
+
+
+def plan(
+    n: int, *, k: int | None, bytes_per_item: float | None, n_atoms: int, value_bits: float
+) -> Plan:
+    """Choose k.
+
+    Parameters
+    ----------
+    n : int
+        Rows.
+    k : int or None
+        Nonzeros an item, as given.
+    bytes_per_item : float or None
+        Bytes of row and scale to stay within, as given; not together with k.
+    n_atoms : int
+        Atoms.
+    value_bits : float
+        Bits a value.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If both are given, or not even one nonzero fits the bytes.
+    """
+    if k is not None and bytes_per_item is not None:
+        raise ValueError("k and bytes_per_item are both given; expected one of them")
+    if bytes_per_item is not None:
+        if isinstance(bytes_per_item, bool) or not isinstance(bytes_per_item, (int, float)):
+            raise TypeError(f"bytes_per_item is {bytes_per_item!r}; expected a number")
+        # float32 values of unit items, or for inner products, need no scale
+        scale_bytes, latent_bits = 4 if value_bits < 32 else 0, 16 if n_atoms <= 1 << 16 else 32
+        if value_bits < 8:
+            scale_bytes, latent_bits = 2, max(1, (n_atoms - 1).bit_length())
+        k = int((bytes_per_item - scale_bytes) * 8 / (latent_bits + value_bits))
+        if k < 1:
+            raise ValueError(
+                f"bytes_per_item is {bytes_per_item}; one nonzero and a scale take "
+                f"{scale_bytes + math.ceil((latent_bits + value_bits) / 8)}"
+            )
+    k = as_count(32 if k is None else k, "k")
+    # codes with as many nonzeros as there are atoms would be a change of basis, no compression
+    return Plan(n_atoms, min(k, max(1, n_atoms // 2)), value_bits)
+
+
+def learn(
+    x: Any,
+    chosen: Plan,
+    *,
+    rounds: int,
+    seed: int,
+    threads: int | None,
+    progress: bool | None,
+) -> Dictionary:
+    """Atoms for these rows, rounded to half precision, in which they are then stored."""
+    with bar("learning", progress) as advance:
+        dictionary = Dictionary.fit(
+            x,
+            n_atoms=chosen.n_atoms,
+            k=chosen.k,
+            rounds=rounds,
+            seed=seed,
+            sample=SAMPLE_ROWS_AN_ATOM * chosen.n_atoms,
+            threads=threads,
+            progress=advance,
+        )
+    return Dictionary(dictionary.atoms.astype(np.float16))
+
+
+def encode(
+    dictionary: Dictionary,
+    x: Any,
+    k: int,
+    *,
+    normalise: bool,
+    threads: int | None,
+    progress: bool | None,
+) -> SparseCodes:
+    """Codes of all rows."""
+    with bar("encoding", progress) as advance:
+        return dictionary.encode(x, k=k, normalise=normalise, threads=threads, progress=advance)
+
+
+def mean_cosine(dictionary: Dictionary, x: Any, codes: SparseCodes) -> float | None:
+    """Mean cosine of rows and what their codes decode to, over a sample; None without rows."""
+    step = max(1, len(codes) // MEASURED_ROWS)
+    rows = as_rows(x[::step], "x", np.float32)
+    decoded = dictionary.decode(codes[::step])
+    product = np.einsum("ij,ij->i", rows, decoded, dtype=np.float64)
+    norms = _norms(rows) * _norms(decoded)
+    if not np.any(norms > 0):
+        return None
+    return float(np.mean(product[norms > 0] / norms[norms > 0]))
+
+
+def _norms(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    squares: npt.NDArray[np.float64] = np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
+    return np.sqrt(squares)

@@ -1,0 +1,189 @@
+"""One call from embeddings to an index: defaults for any size, bytes kept, recall on real data."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import sparse_retrieval as sr
+from sparse_retrieval import compress
+from sparse_retrieval.evaluate import exact_top_k, recall_at
+
+
+def mixture(n: int, d: int, seed: int = 0) -> np.ndarray:
+    """Rows with few directions each, as embeddings have."""
+    rng = np.random.default_rng(seed)
+    centres = rng.standard_normal((20, d))
+    rows = centres[rng.integers(0, 20, n)] + 0.5 * rng.standard_normal((n, d))
+    return rows * rng.uniform(0.5, 2, (n, 1))
+
+
+@pytest.fixture(scope="module")
+def sample() -> tuple[np.ndarray, np.ndarray]:
+    folder = Path(__file__).parent.parent / "examples" / "data"
+    x = np.load(folder / "embeddings_i8.npy") * np.load(folder / "scales_f32.npy").reshape(-1, 1)
+    return x[:8000].astype(np.float32), x[-100:].astype(np.float32)
+
+
+@pytest.mark.parametrize("n", [100, 101, 500, 3000])
+@pytest.mark.parametrize("d", [1, 2, 7, 64])
+def test_defaults_work_for_any_size(n, d):
+    x = mixture(n, d)
+    index = sr.SparseIndex.from_embeddings(x, rounds=2)
+    assert len(index) == n
+    assert index.embedding_dim == d
+    assert index.metric == "cosine"
+    assert index.modes == ("dense", "reconstructed")
+    assert index.value_bits == 4
+    result = index.search(x[:5], k=3)
+    assert result.ids.shape == (5, 3)
+    if d > 2:
+        assert index.search(x[7], k=1).scores[0] > 0.8
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_every_float_dtype_is_taken(dtype):
+    x = mixture(300, 16).astype(dtype)
+    assert len(sr.SparseIndex.from_embeddings(x, k=4, rounds=2)) == 300
+    assert len(sr.SparseIndex.from_embeddings(x.tolist(), k=4, rounds=2)) == 300
+
+
+def test_a_memmap_gives_the_same_index_as_the_array(tmp_path):
+    x = mixture(400, 16).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    files = []
+    for rows in (x, mapped):
+        sr.SparseIndex.from_embeddings(rows, k=4, rounds=2).save(tmp_path / "i.sridx")
+        files.append((tmp_path / "i.sridx").read_bytes())
+    assert files[0] == files[1]
+
+
+@pytest.mark.parametrize("bits", [3, 4, 8, 32, 3.5])
+@pytest.mark.parametrize("wanted", [20, 34, 66])
+def test_bytes_per_item_are_kept_and_used(bits, wanted):
+    x = mixture(2000, 48)
+    index = sr.SparseIndex.from_embeddings(
+        x, bytes_per_item=wanted, value_bits=bits, rounds=1, n_atoms=256
+    )
+    assert index.bytes_per_item <= wanted
+    # one more nonzero would not have fitted
+    latent_bits = 8 if bits < 8 else 16
+    assert index.bytes_per_item > wanted - (latent_bits + bits) / 8 - 1
+
+
+def test_atoms_are_stored_in_half_precision_without_loss(sample):
+    x, queries = sample
+    index = sr.SparseIndex.from_embeddings(x, k=8, n_atoms=512, rounds=2)
+    entry = next(s for s in index.stats()["sections"] if s["name"] == "dictionary")
+    assert entry["dtype"] == "f16"
+    assert entry["bytes"] == 2 * 512 * 384
+    dictionary = index.dictionary
+    assert dictionary is not None
+    again = sr.SparseIndex.from_embeddings(x, k=8, dictionary=dictionary)
+    a, b = index.search(queries, 20), again.search(queries, 20)
+    assert a.scores.tobytes() == b.scores.tobytes()
+
+
+def test_it_equals_its_parts_and_states_what_it_lost(sample):
+    x, queries = sample
+    index = sr.SparseIndex.from_embeddings(x, k=16, n_atoms=512, rounds=3, seed=5)
+    dictionary = sr.Dictionary.fit(x, n_atoms=512, k=16, rounds=3, seed=5)
+    dictionary = sr.Dictionary(dictionary.atoms.astype(np.float16))
+    codes = dictionary.encode(x, k=16)
+    parts = sr.SparseIndex.from_codes(
+        codes, dictionary=dictionary, metric="cosine", value_bits=4, unit_items=True
+    )
+    a, b = index.search(queries, 50), parts.search(queries, 50)
+    assert a.scores.tobytes() == b.scores.tobytes()
+    decoded = dictionary.decode(codes)
+    cosine = np.sum(decoded * x, axis=1) / np.linalg.norm(x, axis=1)
+    cosine = np.mean(cosine / np.linalg.norm(decoded, axis=1))
+    stats = index.stats()
+    assert stats["reconstruction_cosine"] == pytest.approx(cosine, abs=1e-5)
+    assert 0.99 < stats["quantisation_cosine"] < 1
+
+
+def test_recall_on_real_embeddings_grows_with_bytes_and_four_bits_lose_little(sample):
+    x, queries = sample
+    truth = exact_top_k(x, queries, 50).ids
+    recalls = {}
+    dictionary = sr.Dictionary.fit(x, n_atoms=1024, k=32, rounds=4)
+    for k, bits in ((8, 4), (16, 4), (32, 4), (32, 32)):
+        index = sr.SparseIndex.from_embeddings(x, k=k, value_bits=bits, dictionary=dictionary)
+        recalls[k, bits] = recall_at(index.search(queries, 50).ids, truth, 50)
+    assert recalls[8, 4] < recalls[16, 4] < recalls[32, 4]
+    assert recalls[32, 4] > recalls[32, 32] - 0.02
+    assert recalls[32, 4] > 0.8
+
+
+def test_inner_product_keeps_the_norms():
+    x = mixture(500, 24)
+    x[3] *= 50
+    index = sr.SparseIndex.from_embeddings(x, k=16, metric="inner_product", rounds=3)
+    result = index.search(x[:20], 1)
+    expected = np.argmax(x[:20] @ x.T, axis=1)
+    assert np.mean(result.ids[:, 0] == expected) >= 0.8
+    assert result.scores[3, 0] == pytest.approx(x[3] @ x[3], rel=0.1)
+
+
+def test_default_atoms_leave_seven_rows_each():
+    assert [compress.default_atoms(n) for n in (100, 1000, 10_000, 62_666, 10**7)] == [
+        64,
+        128,
+        1024,
+        8192,
+        8192,
+    ]
+
+
+def test_progress_is_shown_when_asked_for(monkeypatch):
+    pytest.importorskip("tqdm", reason="needs the training extra")
+    shown = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", shown)
+    x = mixture(300, 8)
+    sr.SparseIndex.from_embeddings(x, k=2, rounds=1)
+    assert shown.getvalue() == ""
+    sr.SparseIndex.from_embeddings(x, k=2, rounds=1, progress=True)
+    assert "learning" in shown.getvalue()
+    assert "encoding" in shown.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("x", "options", "error", "message"),
+    [
+        (mixture(99, 4), {}, ValueError, "x has 99 rows; learning .* at least 100"),
+        (mixture(200, 4), {"k": 0}, ValueError, "k is 0"),
+        (mixture(200, 4), {"k": 2.5}, TypeError, "k is 2.5"),
+        (mixture(200, 4), {"k": 4, "bytes_per_item": 9}, ValueError, "both given"),
+        (mixture(200, 4), {"bytes_per_item": 2}, ValueError, "one nonzero and a scale take 4"),
+        (mixture(200, 4), {"bytes_per_item": "9"}, TypeError, "bytes_per_item is '9'"),
+        (mixture(200, 4), {"n_atoms": 300}, ValueError, "300"),
+        (mixture(200, 4), {"metric": "l2"}, ValueError, "metric is 'l2'"),
+        (mixture(200, 4), {"dictionary": np.eye(4)}, TypeError, "expected Dictionary"),
+        (mixture(200, 4), {"value_bits": 12}, ValueError, "value_bits is 12"),
+        (np.full((200, 4), np.nan), {}, ValueError, "row 0"),
+        (np.ones((200, 4, 2)), {}, ValueError, "shape"),
+        ([["a"] * 4] * 200, {}, TypeError, "dtype <U1"),
+    ],
+)
+def test_bad_arguments_are_refused_with_the_reason(x, options, error, message):
+    with pytest.raises(error, match=message):
+        sr.SparseIndex.from_embeddings(x, **options)
+
+
+def test_duplicate_rows_zero_rows_and_constant_columns_are_encoded():
+    x = mixture(300, 8)
+    x[:50] = x[0]
+    x[50:60] = 0
+    x[:, 3] = 1.0
+    x[50:60] = 0
+    index = sr.SparseIndex.from_embeddings(x, k=4, rounds=2)
+    result = index.search(x[0], 50)
+    assert set(result.ids.tolist()) == set(range(50))
+    zero = index.search(x[55], 5)
+    assert zero.scores.tolist() == [0.0] * 5
