@@ -82,7 +82,6 @@ def test_refining_helps_pursuit_on_unseen_rows_and_the_encoder_keeps_up() -> Non
     before = amortised(model, unseen), pursued(model, unseen)
     report = model.refine(seen, rounds=3, batch_size=500)
     after = amortised(model, unseen), pursued(model, unseen)
-    print("FIG", *[v.mean() for v in (*before, *after)], report)
     assert_unit(model)
     assert report.rounds[-1].cosine > report.rounds[0].cosine
     assert after[1].mean() > before[1].mean() + 0.005
@@ -161,13 +160,11 @@ def test_zero_rows_teach_nothing() -> None:
     x = rows()
     padded = np.concatenate([x, np.zeros((40, 16), np.float32)])
     model, reference = small(), small()
-    for m, r in ((model, padded), (reference, x)):
-        m.refine(r, rounds=1, encoder_steps=1)
+    report = model.refine(padded, rounds=1, encoder_steps=1)
+    expected = reference.refine(x, rounds=1, encoder_steps=1)
     # the sums run over other blocks of rows
     torch.testing.assert_close(model.decoder_weight, reference.decoder_weight, rtol=0, atol=1e-5)
-    torch.testing.assert_close(
-        model.encoder_weight, reference.encoder_weight, rtol=0, atol=2 * 0.01
-    )
+    np.testing.assert_allclose(report.encoder.loss, expected.encoder.loss, rtol=0, atol=1e-5)
 
 
 def test_fewer_rows_than_atoms_are_enough() -> None:

@@ -7,16 +7,13 @@ here they are joined so that a model is whole at every moment. Knows nothing of 
 from __future__ import annotations
 
 import dataclasses
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from sparse_retrieval._extras import require
+from sparse_retrieval._progress import bar
 
 from .config import TrainConfig, as_integer
 from .data import RowSource, as_row_source
@@ -26,10 +23,13 @@ from .trainer import train
 
 if TYPE_CHECKING:
     from sparse_retrieval.dictionary import Dictionary
-    from sparse_retrieval.learning import FitRound, Progress
+    from sparse_retrieval.learning import FitRound
 
-ENCODER_STEPS = 100
-ENCODER_LR = 3e-3
+#: Steps that fit the encoder, from `lr` of `TrainConfig` down to nothing. They start from the
+#: encoder as it is: a copy of the decoder, or ridge regression of pursuit's codes on x, start
+#: lower and end lower (`python benches/refine_model.py`, its table in docs/training.md). So did,
+#: at the start, the encoder moved along with the atoms. A constant rate ended lower too.
+ENCODER_STEPS = 300
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -80,11 +80,11 @@ def refine(
     rounds : int, default 4
         Rounds of pursuit, with the model's k, and update of the atoms; see `Dictionary.refine`.
         0 leaves the decoder as it is.
-    encoder_steps : int, default DEFAULT_STEPS
+    encoder_steps : int, default 300
         Steps of Adam on the encoder's weight and bias, by the paper's loss, the decoder held
-        still.
+        still. They start from the encoder as it is, at a rate that falls linearly.
     batch_size, lr : optional
-        Of these steps; by default those of `TrainConfig`, but DEFAULT_LR as the rate.
+        Of these steps; by default those of `TrainConfig`.
     seed : int, default 0
         Of the order in which the encoder sees rows, and of the rows that are drawn where there
         are more than a million.
@@ -120,9 +120,7 @@ def refine(
     -----
     Codes by pursuit (`Dictionary.encode`) gain by the polish, those of the model's own encoder
     need not: atoms that serve a search for the best few are not those that a linear map picks
-    best.
-
-    NOTES_MEASURED
+    best. docs/training.md has figures.
 
     Examples
     --------
@@ -142,8 +140,9 @@ def refine(
     config = TrainConfig(
         steps=encoder_steps,
         batch_size=TrainConfig.batch_size if batch_size is None else batch_size,
-        lr=ENCODER_LR if lr is None else lr,
+        lr=TrainConfig.lr if lr is None else lr,
         seed=seed,
+        schedule="linear",
     )
     source = as_row_source(x)
     if source.dim != model.config.input_dim:
@@ -177,7 +176,7 @@ def _polished(
     progress: bool | None,
     threads: int | None,
 ) -> Dictionary:
-    with _bar(progress) as advance:
+    with bar("refining", progress) as advance:
         return model.dictionary().refine(
             _Sliced(source),
             rounds=rounds,
@@ -203,21 +202,3 @@ class _Sliced:
             rows = np.arange(*rows.indices(len(self)))
         batch: npt.NDArray[np.float32] = self._source.take(rows).cpu().numpy()
         return batch
-
-
-@contextmanager
-def _bar(progress: bool | None) -> Iterator[Progress | None]:
-    """Yield what draws the rows that pursuit has done, if it shall be seen."""
-    if progress is None:
-        progress = sys.stderr is not None and sys.stderr.isatty()
-    if not progress:
-        yield None
-        return
-    tqdm = require("tqdm", "the progress bar of refine").tqdm
-    with tqdm(unit="row", unit_scale=True, file=sys.stderr, dynamic_ncols=True) as bar:
-
-        def advance(done: int, total: int | None) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield advance

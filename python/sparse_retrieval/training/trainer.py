@@ -89,8 +89,9 @@ def train(
 
     Notes
     -----
-    Adam with its usual moments and a constant rate. Decoder rows are projected onto the unit
-    sphere *after* each step, so that what is left behind is of unit norm however training ends.
+    Adam with its usual moments, at a constant rate or a falling one. Decoder rows are projected
+    onto the unit sphere *after* each step, so that what is left behind is of unit norm however
+    training ends.
     The same model, x, options and machine (and number of threads) give the same weights to the
     bit; no global random state is read or advanced.
 
@@ -176,6 +177,9 @@ class _Loop:
                 f"the loss is {loss} at step {number} with lr = {self.config.lr:g}; "
                 "train a fresh model with a lower lr"
             )
+        if self.config.schedule == "linear":
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.config.lr * (1 - (number - 1) / self.config.steps)
         self.optimizer.zero_grad(set_to_none=True)
         terms.loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
