@@ -37,6 +37,7 @@ BAD_TRAININGS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"wide_factor": 0}, ValueError, "wide_factor must be at least 1, got 0"),
     ({"wide_weight": -0.5}, ValueError, "wide_weight must not be negative, got -0.5"),
     ({"dead_after_items": 0}, ValueError, "dead_after_items must be at least 1, got 0"),
+    ({"schedule": "cosine"}, ValueError, "schedule must be 'constant' or 'linear', got 'cosine'"),
 ]
 
 
@@ -64,7 +65,7 @@ def test_training_configuration_refuses(
         CompresSAEConfig(8),
         CompresSAEConfig(8, 32, 4, "tied", 7),
         TrainConfig(),
-        TrainConfig(steps=3, lr=0.1, wide_weight=0.0),
+        TrainConfig(steps=3, lr=0.1, wide_weight=0.0, schedule="linear"),
     ],
 )
 def test_configurations_round_trip_through_json(config: CompresSAEConfig | TrainConfig) -> None:

@@ -241,6 +241,31 @@ def test_a_batch_larger_than_the_data_is_all_of_it() -> None:
     np.testing.assert_allclose(history.items_per_second * history.seconds, 5)
 
 
+def test_a_linear_schedule_lowers_the_rate_to_its_share_at_the_last_step() -> None:
+    x = mixture(64)
+    moved = []
+    for schedule in ("constant", "linear"):
+        model = CompresSAE(16, 64, 4)
+        before: list[Tensor] = []
+        after: list[Tensor] = []
+
+        def keep(
+            metrics: StepMetrics,
+            model: CompresSAE = model,
+            before: list[Tensor] = before,
+            after: list[Tensor] = after,
+        ) -> None:
+            before[:], after[:] = after, [model.encoder_bias.detach().clone()]
+
+        config = TrainConfig(steps=2, batch_size=64, lr=1e-4, schedule=schedule)  # type: ignore[arg-type]
+        train(model, x, config=config, on_step=keep)
+        moved.append((before[0], after[0] - before[0]))
+    assert torch.equal(moved[0][0], moved[1][0])  # the first step is at the full rate
+    # the second is at half of it, on the same gradient; a bias is 1e-4 large, its last place 1e-11
+    torch.testing.assert_close(moved[1][1], moved[0][1] / 2, rtol=0, atol=5e-11)
+    assert moved[0][1].abs().max() > 1e-5
+
+
 def test_keywords_override_the_configuration() -> None:
     config = TrainConfig(steps=7, batch_size=32, lr=0.5, seed=3)
     history = train(CompresSAE(16, 64, 4), mixture(50), config=config, steps=2, lr=0.01)

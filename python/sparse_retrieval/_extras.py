@@ -16,6 +16,7 @@ _EXTRA_OF = {
     "typer": "cli",
     "rich": "cli",
     "matplotlib": "cli",
+    "pyarrow": "parquet",
     "scipy": "dev",
 }
 

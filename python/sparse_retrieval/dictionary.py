@@ -102,6 +102,35 @@ class Dictionary:
         return dictionary
 
     @classmethod
+    def from_model(cls, model: Any) -> Dictionary:
+        """The atoms of a trained model, copied.
+
+        Parameters
+        ----------
+        model : CompresSAE
+            Or anything with a method ``dictionary()`` that returns its `Dictionary`.
+
+        Returns
+        -------
+        Dictionary
+            ``model.dictionary()``: (s, d) atoms, no mean.
+
+        Raises
+        ------
+        TypeError
+            If the model has no such method.
+        ValueError
+            If a row of its decoder is not of unit norm.
+        """
+        make = getattr(model, "dictionary", None)
+        dictionary = make() if callable(make) and not isinstance(model, type) else None
+        if not isinstance(dictionary, Dictionary):
+            raise TypeError(
+                f"model is {model!r:.80}; expected a CompresSAE, or what has its dictionary()"
+            )
+        return dictionary
+
+    @classmethod
     def fit(
         cls,
         x: Any,
@@ -117,6 +146,7 @@ class Dictionary:
         momentum: float = learning.MOMENTUM,
         gram: str = "int8",
         memory_limit_bytes: int | None = None,
+        column: str | None = None,
         progress: learning.Progress | None = None,
         threads: int | None = None,
     ) -> Dictionary:
@@ -128,9 +158,10 @@ class Dictionary:
 
         Parameters
         ----------
-        x : array_like of float, shape (n, d)
+        x : array_like of float, shape (n, d), or path
             Items, scaled to unit norm inside; zero rows teach nothing. A memmap, or anything
-            with a shape that slices to arrays, is read in batches.
+            with a shape that slices to arrays, is read in batches; so are a file ``.npy`` and
+            the lists of numbers in a file ``.parquet``, by its path.
         n_atoms : int, optional
             Atoms, s, at most 65,536. Default: the power of two that leaves 12 rows an atom,
             4,096 at most. More atoms reconstruct better what they were learnt from, and
@@ -158,6 +189,8 @@ class Dictionary:
         memory_limit_bytes : int, optional
             The most that the Gram matrix, and the sums of a round (8 s (s + d) bytes), may
             each take. Default: half of the machine's memory.
+        column : str, optional
+            Of a Parquet file. Default: the only column of lists of numbers.
         progress : callable, optional
             Called as ``progress(rows_done, rows_in_all)``, counted over all rounds.
         threads : int, optional
@@ -172,6 +205,8 @@ class Dictionary:
         ------
         TypeError
             If x does not hold real numbers.
+        ImportError, OSError
+            If x is a path: pyarrow is needed and not installed, or the file cannot be read.
         ValueError
             If a row is not finite (the message names it), x has fewer rows than atoms, k
             exceeds the atoms, or memory would exceed the limit.
@@ -205,6 +240,7 @@ class Dictionary:
                 momentum=momentum,
                 gram=gram,
                 memory_limit_bytes=memory_limit_bytes,
+                column=column,
                 progress=progress,
                 threads=threads,
             )
@@ -245,9 +281,9 @@ class Dictionary:
 
         Parameters
         ----------
-        x : array_like of float, shape (n, d), or iterator of such batches
-            Items of any real dtype; scaled to unit norm inside. Arrays on disk (memmap) are
-            read in batches of float32.
+        x : array_like of float, shape (n, d), iterator of such batches, or path
+            Items of any real dtype; scaled to unit norm inside. Arrays on disk (a memmap, a
+            file ``.npy`` or ``.parquet`` by its path) are read in batches of float32.
         k : int, default 32
             Nonzeros a row at most; a row has fewer when nothing is left of it. A zero row has
             none.
@@ -261,7 +297,7 @@ class Dictionary:
             normalise : bool, default True
                 Codes of unit rows. False multiplies values by the row's norm, so that inner
                 products with decoded codes are those of x itself.
-            gram, memory_limit_bytes, progress, threads
+            gram, memory_limit_bytes, column, progress, threads
                 As in `fit`. The Gram matrix is built on the first call and kept. Of an
                 iterator, `progress` gets None as the rows in all.
 
@@ -274,6 +310,8 @@ class Dictionary:
         ------
         TypeError
             If x does not hold real numbers.
+        ImportError, OSError
+            If x is a path: pyarrow is needed and not installed, or the file cannot be read.
         ValueError
             If a row is not finite (the message names it), x has another width than the
             atoms, or k exceeds the atoms.
@@ -299,6 +337,7 @@ class Dictionary:
         normalise: bool = True,
         gram: str = "int8",
         memory_limit_bytes: int | None = None,
+        column: str | None = None,
         progress: learning.Progress | None = None,
         threads: int | None = None,
     ) -> Iterator[SparseCodes]:
@@ -306,7 +345,7 @@ class Dictionary:
 
         Parameters
         ----------
-        x, k, method, refit_every, normalise, gram, memory_limit_bytes, progress, threads
+        x, k, method, refit_every, normalise, gram, memory_limit_bytes, column, progress, threads
             As in `encode`.
 
         Yields
@@ -329,6 +368,7 @@ class Dictionary:
             refit_every=refit_every,
             normalise=normalise,
             mean=self._mean,
+            column=column,
             progress=progress,
             threads=threads,
         )

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from sparse_retrieval import _native
 from sparse_retrieval._arrays import as_count, as_numbers
+from sparse_retrieval._rows import open_rows
 from sparse_retrieval.codes import SparseCodes
 
 #: Called with the rows done and the rows there are to do (None where a stream does not tell).
@@ -117,6 +118,7 @@ def encode(
     refit_every: int = 8,
     normalise: bool = True,
     mean: npt.NDArray[np.float32] | None = None,
+    column: str | None = None,
     progress: Progress | None = None,
     threads: int | None = None,
 ) -> Iterator[SparseCodes]:
@@ -124,8 +126,8 @@ def encode(
 
     Parameters
     ----------
-    x : array_like, shape (n, d), or iterator of such
-        An array (also a memmap, or anything with a shape that slices to one) is read
+    x : array_like, shape (n, d), iterator of such, or path
+        An array (also a memmap, a file, or anything with a shape that slices to one) is read
         `BATCH_ROWS` rows at a time; batches of an iterator are taken as they come.
     dim : int
         Atoms of the dictionary, s.
@@ -137,6 +139,7 @@ def encode(
             "normalise=False with a dictionary that subtracts a mean: the mean is one of unit "
             "rows; encode with normalise=True, or fit with subtract_mean=False"
         )
+    x = open_rows(x, column)
     total = len(x) if _is_array(x) else None
     for first_row, batch in _batches(x):
         if mean is not None:
@@ -172,6 +175,7 @@ def learn(
     momentum: float = MOMENTUM,
     gram: str = "int8",
     memory_limit_bytes: int | None = None,
+    column: str | None = None,
     progress: Progress | None = None,
     threads: int | None = None,
 ) -> Learnt:
@@ -192,6 +196,7 @@ def learn(
     mean : ndarray of float32, shape (d,), optional
         With `initial`: the mean that its dictionary subtracts.
     """
+    x = open_rows(x, column)
     if not _is_array(x):
         x = as_numbers(x, "x")
     _check_shape(x)

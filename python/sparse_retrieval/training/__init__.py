@@ -14,6 +14,7 @@ from .data import ArraySource, RowSource  # noqa: E402
 from .history import History, StepMetrics  # noqa: E402
 from .loss import LossTerms, compressae_loss  # noqa: E402
 from .model import CompresSAE  # noqa: E402
+from .refinement import Refinement, refine  # noqa: E402
 from .sparse_ops import LatentCode, encode_top_k, sparse_decode  # noqa: E402
 from .trainer import TrainingInterrupted, train  # noqa: E402
 
@@ -24,12 +25,14 @@ __all__ = [
     "History",
     "LatentCode",
     "LossTerms",
+    "Refinement",
     "RowSource",
     "StepMetrics",
     "TrainConfig",
     "TrainingInterrupted",
     "compressae_loss",
     "encode_top_k",
+    "refine",
     "sparse_decode",
     "train",
 ]

@@ -14,6 +14,7 @@ import operator
 from typing import Any, Literal, TypeVar, get_args
 
 Init = Literal["independent", "tied"]
+Schedule = Literal["constant", "linear"]
 
 _Config = TypeVar("_Config", bound="_JsonConfig")
 
@@ -164,7 +165,7 @@ class TrainConfig(_JsonConfig):
     batch_size : int, default 4096
         Rows a step. More than there are rows means all of them.
     lr : float, default 1e-2
-        Adam's learning rate, constant. Chosen by measurement, see docs/training.md.
+        Adam's learning rate. Chosen by measurement, see docs/training.md.
     seed : int, default 0
         Seed of the order in which rows are drawn.
     wide_factor : int, default 4
@@ -175,6 +176,8 @@ class TrainConfig(_JsonConfig):
     dead_after_items : int, default 65536
         A latent counts as dead when none of the last so many training items used it among its k.
         At k = 32 of 4096 latents an even share would be 512 uses in that window.
+    schedule : {"constant", "linear"}, default "constant"
+        ``"linear"``: the rate falls evenly from lr at the first step to lr / steps at the last.
     """
 
     steps: int = 500
@@ -184,6 +187,7 @@ class TrainConfig(_JsonConfig):
     wide_factor: int = 4
     wide_weight: float = 0.125
     dead_after_items: int = 65536
+    schedule: Schedule = "constant"
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "wide_factor", "dead_after_items"):
@@ -191,3 +195,5 @@ class TrainConfig(_JsonConfig):
         self._set("seed", as_integer("seed", self.seed, minimum=0))
         self._set("lr", as_number("lr", self.lr, above=0.0))
         self._set("wide_weight", as_number("wide_weight", self.wide_weight))
+        if self.schedule not in get_args(Schedule):
+            raise ValueError(f"schedule must be 'constant' or 'linear', got {self.schedule!r}")

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from sparse_retrieval.codes import SparseCodes
     from sparse_retrieval.dictionary import Dictionary
 
+    from .refinement import Refinement
+
 
 class CompresSAE(nn.Module):
     r"""Sparse autoencoder that turns an embedding into k signed latents.
@@ -275,6 +277,16 @@ class CompresSAE(nn.Module):
 
         atoms = self.decoder_weight.detach().to("cpu", torch.float32, copy=True)
         return Dictionary(atoms.numpy())
+
+    def refine(self, x: Any, rounds: int = 4, **options: Any) -> Refinement:
+        """Polish the decoder by pursuit and closed-form updates, then refit the encoder to it.
+
+        The same as ``sparse_retrieval.training.refine(model, x, rounds, **options)``, which says
+        what it takes, returns and raises.
+        """
+        from .refinement import refine
+
+        return refine(self, x, rounds, **options)
 
     def save_pretrained(self, directory: str | PathLike[str]) -> None:
         """Write ``model.safetensors`` and ``config.json`` into ``directory``, made if absent.

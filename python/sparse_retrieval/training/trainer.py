@@ -51,7 +51,8 @@ def train(
     Parameters
     ----------
     model : CompresSAE
-        Trained where it stands, on its own device and in its own dtype.
+        Trained where it stands, on its own device and in its own dtype. A parameter whose
+        ``requires_grad`` is off stays as it is.
     x : array, memmap, Tensor or RowSource
         (n, d) embeddings: float16, bfloat16 (tensors), float32 or float64. Rows are fetched batch
         by batch, so a memmap need not fit in memory. They need not be normalised; zero rows are
@@ -73,8 +74,8 @@ def train(
     Raises
     ------
     TypeError, ValueError
-        If x or an option is malformed, x has another width than the model, or a row holds NaN or
-        inf (checked when it is first fetched; the row is named).
+        If x or an option is malformed, x has another width than the model, no parameter is to be
+        trained, or a row holds NaN or inf (checked when it is first fetched; the row is named).
     FloatingPointError
         If the loss stops being finite, before that step is taken.
     ImportError
@@ -88,8 +89,9 @@ def train(
 
     Notes
     -----
-    Adam with its usual moments and a constant rate. Decoder rows are projected onto the unit
-    sphere *after* each step, so that what is left behind is of unit norm however training ends.
+    Adam with its usual moments, at a constant rate or a falling one. Decoder rows are projected
+    onto the unit sphere *after* each step, so that what is left behind is of unit norm however
+    training ends.
     The same model, x, options and machine (and number of threads) give the same weights to the
     bit; no global random state is read or advanced.
 
@@ -127,7 +129,7 @@ def train(
                     on_step(taken[-1])
         finally:
             # after an exception between optimizer step and projection as well
-            model.normalize_decoder()
+            loop.project()
     if interrupted := len(taken) < config.steps:
         warnings.warn(
             f"training was interrupted after step {len(taken)} of {config.steps}; "
@@ -152,7 +154,12 @@ class _Loop:
 
     def __init__(self, model: CompresSAE, config: TrainConfig) -> None:
         self.model, self.config = model, config
-        self.optimizer = _adam(list(model.parameters()), config.lr)
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        if not trained:
+            raise ValueError(
+                "no parameter of the model has requires_grad: there is nothing to train"
+            )
+        self.optimizer = _adam(trained, config.lr)
         s = model.config.hidden_dim
         wide = min(config.wide_factor * model.config.k, s)
         # with k = s (or a factor of 1) both terms see the same reconstruction
@@ -170,10 +177,13 @@ class _Loop:
                 f"the loss is {loss} at step {number} with lr = {self.config.lr:g}; "
                 "train a fresh model with a lower lr"
             )
+        if self.config.schedule == "linear":
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.config.lr * (1 - (number - 1) / self.config.steps)
         self.optimizer.zero_grad(set_to_none=True)
         terms.loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
-        self.model.normalize_decoder()
+        self.project()
         self.items += len(batch)
         self.last_used[used] = self.items
         dead = (self.items - self.last_used) >= self.config.dead_after_items
@@ -188,6 +198,11 @@ class _Loop:
             seconds=seconds,
             items_per_second=len(batch) / seconds,
         )
+
+    def project(self) -> None:
+        """Bring the decoder back to unit rows; one that is held still keeps every bit."""
+        if self.model.decoder_weight.requires_grad:
+            self.model.normalize_decoder()
 
     def _forward(self, batch: Tensor) -> tuple[LossTerms, Tensor]:
         """Loss of a batch, and the latents that were among the k of any of its rows."""
