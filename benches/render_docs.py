@@ -13,6 +13,7 @@ import argparse
 import hashlib
 import json
 import re
+import statistics
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -96,7 +97,85 @@ def recall_curve() -> str:
     return "\n".join(lines)
 
 
+def _per_bytes_rows(*prefixes: str) -> list[dict[str, Any]]:
+    """Rows of all parts whose name begins so, seeds put together: median, least and most."""
+    by_setting: dict[str, list[dict[str, Any]]] = {}
+    for name, part in _load("recall_per_bytes")["parts"].items():
+        if name.startswith(prefixes):
+            for row in part["rows"]:
+                by_setting.setdefault(row["setting"], []).append(row)
+    joined = []
+    for rows in by_setting.values():
+        recalls = sorted(row["recall"] for row in rows)
+        joined.append(
+            rows[0]
+            | {
+                "recall": statistics.median(recalls),
+                "range": f"{recalls[0]:.3f} - {recalls[-1]:.3f}" if len(rows) > 1 else "",
+                "seeds": len(rows),
+            }
+        )
+    return sorted(joined, key=lambda row: (row["bytes"], -row["recall"]))
+
+
+_RIVALS = ("PQ", "OPQ", "RQ", "RaBitQ", "pca")
+
+
+def _per_bytes_table(rows: list[dict[str, Any]]) -> str:
+    lines = ["| stored | bytes an item | recall@100 | least - most |", "|---|---:|---:|---|"]
+    lines += [
+        f"| {row['setting']} | {row['bytes']:g} | {row['recall']:.3f} | {row['range']} |"
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
+def _is_plain(row: dict[str, Any]) -> bool:
+    return "ablation" not in row and "k_row" not in row
+
+
+def per_bytes() -> str:
+    """Render ours and the rivals, up to 256 bytes, by bytes."""
+    results = _load("recall_per_bytes")
+    ours = [row for row in _per_bytes_rows("ours") if _is_plain(row)]
+    for row in ours:
+        row["setting"] = f"**ours**, {row['setting']}"
+    rivals = _per_bytes_rows(*_RIVALS)
+    for row in rivals:
+        name = row["setting"]
+        row["setting"] = f"faiss {name}" if name[0].isupper() else f"PCA, 8 bits, {name}"
+    rows = sorted(ours + rivals, key=lambda row: (row["bytes"], -row["recall"]))
+    machine, data = results["machine"], results["data"]
+    seeds = max((row["seeds"] for row in ours), default=0)
+    note = (
+        f"{data['items']:,} items, {data['queries']:,} held-out queries ({data['name']}); ours: "
+        f"median of {seeds} seeds, {results['rounds']} rounds of learning, dense queries, exact "
+        "search. The dictionary comes on top, once: 2 bytes a number. "
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['date']}. Remade by "
+        f"`{results['command']}` and `make docs`."
+    )
+    return "\n\n".join([_per_bytes_table([r for r in rows if r["bytes"] <= 256]), note])
+
+
+def per_bytes_parts() -> str:
+    """Render the ablations and the prefixes."""
+    return _per_bytes_table([row for row in _per_bytes_rows("ours") if not _is_plain(row)])
+
+
+def per_bytes_learning() -> str:
+    """Render unseen items, and learning in closed form against training."""
+    lines = ["| learnt | recall@100 | cosine | seconds of learning |", "|---|---:|---:|---:|"]
+    for row in _per_bytes_rows("unseen", "against"):
+        cosine = f"{row['cosine']:.4f}" if "cosine" in row else ""
+        seconds = f"{row['learning_s']:g}" if "learning_s" in row else ""
+        lines.append(f"| {row['setting']} | {row['recall']:.3f} | {cosine} | {seconds} |")
+    return "\n".join(lines)
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
+    "per-bytes": per_bytes,
+    "per-bytes-parts": per_bytes_parts,
+    "per-bytes-learning": per_bytes_learning,
     "recall-modes-short": recall_modes_short,
     "recall-modes-full": recall_modes_full,
     "recall-curve": recall_curve,
