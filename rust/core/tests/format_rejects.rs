@@ -633,7 +633,7 @@ fn verify_finds_offsets_that_fall_or_leave_the_rows_and_search_survives_them() {
 
 fn search_all_modes(index: &Index) {
     use sparse_retrieval::kernels::Kernels;
-    use sparse_retrieval::search::Queries;
+    use sparse_retrieval::search::{Queries, Request};
     let code = Codes::from_csr(&[0, 2], &[0i64, 3], &[1.0, -1.0], 4).unwrap();
     for kernels in Kernels::available() {
         for mode in Mode::ALL {
@@ -644,9 +644,11 @@ fn search_all_modes(index: &Index) {
                 },
                 _ => Queries::Codes(code.view()),
             };
-            let found = index
-                .search(&queries, mode, 100, None, kernels, &Control::new())
-                .unwrap();
+            let request = Request {
+                kernels,
+                ..Request::new(mode, 100)
+            };
+            let found = index.search(&queries, &request, &Control::new()).unwrap();
             assert!(found[0].len() <= index.len());
             assert!(found[0].iter().all(|hit| !hit.score.is_nan()));
         }

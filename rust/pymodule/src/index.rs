@@ -9,7 +9,7 @@ use pyo3::types::PyDict;
 use sparse_retrieval::format::ItemNorm;
 use sparse_retrieval::index::{BuildOptions, DictionaryData, Index as CoreIndex, ValueCoding};
 use sparse_retrieval::kernels::Kernels;
-use sparse_retrieval::search::{Hit, Metric, Mode, Queries};
+use sparse_retrieval::search::{Hit, Metric, Mode, Queries, Request};
 use sparse_retrieval::Error;
 
 use crate::codes;
@@ -306,10 +306,14 @@ impl Index {
         let mode = Mode::from_name(asked.mode).map_err(to_python)?;
         // read while attached: os.environ is written under the interpreter's lock
         let kernels = Kernels::from_environment().map_err(to_python)?;
+        let request = Request {
+            mode,
+            k: asked.k,
+            k_row: asked.k_row,
+            kernels,
+        };
         let (scores, ids, found) = gate(py, threads, progress, |control| {
-            let hits = self
-                .core
-                .search(queries, mode, asked.k, asked.k_row, kernels, control)?;
+            let hits = self.core.search(queries, &request, control)?;
             flatten(&hits, self.core.ids())
         })?;
         let shape = [scores.len() / found.max(1), found];

@@ -20,8 +20,9 @@ use crate::error::FormatProblem;
 use crate::format::{
     self, section, Bytes, Cosines, Dtype, FilePart, Header, ItemNorm, SectionData,
 };
-use crate::kernels::Kernels;
-use crate::search::{self, Atoms, Hit, Metric, Mode, Queries, Scales, ScanRows, WeightSource};
+use crate::search::{
+    self, Atoms, Hit, Metric, Mode, Queries, Request, Scales, ScanRows, WeightSource,
+};
 use crate::{Error, Result};
 
 /// An index: rows over latents, and what it takes to score them.
@@ -379,21 +380,22 @@ impl Index {
     /// code that its prefix is. Runs on the current rayon pool.
     ///
     /// # Errors
-    /// [`Error::Argument`] where the index was not built for `mode`, `k_row` is 0, queries and mode or widths
-    /// do not fit, or `k` is 0; [`Error::OutOfMemory`], [`Error::Interrupted`].
+    /// [`Error::Argument`] where the index was not built for the mode, queries and mode or widths
+    /// do not fit, or [`Request::check`] finds a 0; [`Error::OutOfMemory`], [`Error::Interrupted`].
     pub fn search(
         &self,
         queries: &Queries<'_>,
-        mode: Mode,
-        k: usize,
-        k_row: Option<usize>,
-        kernels: Kernels,
+        request: &Request,
         control: &Control,
     ) -> Result<Vec<Vec<Hit>>> {
+        let Request {
+            mode,
+            k,
+            k_row,
+            kernels,
+        } = *request;
         self.check_queries(queries, mode)?;
-        if k_row == Some(0) {
-            return Err(Error::argument("k_row is 0; expected at least 1"));
-        }
+        request.check()?;
         let prefix = match (&self.layout, k_row) {
             (Some(layout), Some(ranks)) => Some(layout.prefix(ranks)),
             _ => None,

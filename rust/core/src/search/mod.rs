@@ -3,10 +3,12 @@
 //! [`weights`] makes the weight vector `u` of each mode, [`scan`] scores rows with it, and
 //! [`top_k`] keeps the best. Knows rows, scales and atoms as slices, nothing of files or ids.
 
+pub mod request;
 pub mod scan;
 pub mod top_k;
 pub mod weights;
 
+pub use request::Request;
 pub use scan::{scan, Scales, ScanRows};
 pub use top_k::{Hit, TopK};
 pub use weights::{Atoms, Queries, WeightSource};
