@@ -9,7 +9,7 @@ use pyo3::types::PyDict;
 use sparse_retrieval::format::ItemNorm;
 use sparse_retrieval::index::{BuildOptions, DictionaryData, Index as CoreIndex, ValueCoding};
 use sparse_retrieval::kernels::Kernels;
-use sparse_retrieval::search::{Hit, Metric, Mode, Queries, Request};
+use sparse_retrieval::search::{Hit, Metric, Mode, Queries, Request, Selection};
 use sparse_retrieval::Error;
 
 use crate::codes;
@@ -310,6 +310,7 @@ impl Index {
             mode,
             k: asked.k,
             k_row: asked.k_row,
+            selection: Selection::ALL,
             kernels,
         };
         let (scores, ids, found) = gate(py, threads, progress, |control| {

@@ -375,8 +375,8 @@ impl Index {
         }
     }
 
-    /// The best `min(k, len)` items of each query as positions, best first, ties by lower
-    /// position. With `k_row`, only the first `k_row` nonzeros of each row are read: the coarser
+    /// The best `k` items of each query as positions, best first, ties by lower position; all
+    /// that the request's selection admits, where they are fewer. With `k_row`, only the first `k_row` nonzeros of each row are read: the coarser
     /// code that its prefix is. Runs on the current rayon pool.
     ///
     /// # Errors
@@ -385,13 +385,14 @@ impl Index {
     pub fn search(
         &self,
         queries: &Queries<'_>,
-        request: &Request,
+        request: &Request<'_>,
         control: &Control,
     ) -> Result<Vec<Vec<Hit>>> {
         let Request {
             mode,
             k,
             k_row,
+            selection,
             kernels,
         } = *request;
         self.check_queries(queries, mode)?;
@@ -414,7 +415,7 @@ impl Index {
             mean: self.mean(),
             kernels,
         };
-        let mut found = search::scan(&data, &source, k, control)?;
+        let mut found = search::scan(&data, &source, k, selection, control)?;
         if let Some(mean) = self.mean().filter(|_| mode.needs_dictionary()) {
             let constants = source.inner_products_with(mean)?;
             for (hits, constant) in found.iter_mut().zip(constants) {
