@@ -100,6 +100,12 @@ impl Bitmap {
         Ok(Self { words, len, before })
     }
 
+    /// Its bits as [`Bitmap::from_packed`] takes them.
+    pub fn to_packed(&self) -> Vec<u8> {
+        let bytes = self.words.iter().flat_map(|word| word.to_le_bytes());
+        bytes.take(self.len.div_ceil(8)).collect()
+    }
+
     /// One more than the largest position that it can hold: the number of rows it is for.
     pub fn len(&self) -> usize {
         self.len
@@ -336,6 +342,7 @@ mod tests {
                 bytes[position as usize / 8] |= 1 << (position % 8);
             }
             prop_assert_eq!(&Bitmap::from_packed(mask.len(), &bytes).unwrap(), &bitmap);
+            prop_assert_eq!(bitmap.to_packed(), bytes);
             let mut positions = true_positions(&mask);
             prop_assert_eq!(bitmap.count(), positions.len());
             positions.extend(positions.clone());
