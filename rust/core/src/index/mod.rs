@@ -428,7 +428,12 @@ impl Index {
             mean: self.mean(),
             kernels,
         };
-        let mut found = search::scan(&data, &source, k, selection, control)?;
+        let mut found = if selection.is_all() && search::batch::is_worth_it(&data, queries.len(), k)
+        {
+            search::batch::search(&data, &source, k, control)?
+        } else {
+            search::scan(&data, &source, k, selection, control)?
+        };
         if let Some(mean) = self.mean().filter(|_| mode.needs_dictionary()) {
             let constants = source.inner_products_with(mean)?;
             for (hits, constant) in found.iter_mut().zip(constants) {

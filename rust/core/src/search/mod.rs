@@ -3,6 +3,9 @@
 //! [`weights`] makes the weight vector `u` of each mode, [`scan`] scores rows with it, and
 //! [`top_k`] keeps the best of those that the [`selection`] admits. Knows rows, scales and atoms as slices, nothing of files or ids.
 
+pub mod batch;
+pub mod candidates;
+pub mod integer;
 pub mod request;
 pub mod scan;
 pub mod selection;

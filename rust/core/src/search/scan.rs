@@ -55,6 +55,7 @@ impl Scales<'_> {
     }
 
     /// The scale of a row.
+    #[inline]
     pub fn get(&self, row: usize) -> f64 {
         match self {
             Self::One => 1.0,
