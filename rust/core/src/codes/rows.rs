@@ -232,6 +232,23 @@ impl<'a> RowsView<'a> {
         &self.data[row * layout.row_bytes()..(row + 1) * layout.row_bytes()]
     }
 
+    /// Calls `see` with each latent of a row, in rank order.
+    #[inline]
+    pub fn for_each_latent(&self, row: usize, mut see: impl FnMut(u32)) {
+        match self.coding {
+            RowCoding::Plain(format, span) => {
+                let (latents, _) = self.plain_row(format, span, row);
+                for latent in latents.chunks_exact(format.latent_bytes()) {
+                    see(latent_of(latent));
+                }
+            }
+            RowCoding::Ranked(layout) => {
+                let bytes = self.ranked_row(layout, row);
+                (0..layout.width()).for_each(|rank| see(layout.field(bytes, rank).0));
+            }
+        }
+    }
+
     /// Row `row` as (latent, level) pairs in rank order; levels are not yet multiplied by the
     /// row's scale. The slow, obvious reading, for norms, verification and tests.
     pub fn pairs(&self, row: usize) -> Vec<(u32, f64)> {

@@ -3,6 +3,7 @@
 //! [`weights`] makes the weight vector `u` of each mode, [`scan`] scores rows with it, and
 //! [`top_k`] keeps the best of those that the [`selection`] admits. Knows rows, scales and atoms as slices, nothing of files or ids.
 
+pub mod approximate;
 pub mod batch;
 pub mod candidates;
 pub mod integer;
@@ -12,6 +13,7 @@ pub mod selection;
 pub mod top_k;
 pub mod weights;
 
+pub use approximate::Approximate;
 pub use request::Request;
 pub use scan::{scan, Scales, ScanRows};
 pub use selection::{Bitmap, Exclusions, Selection};

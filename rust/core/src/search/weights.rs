@@ -177,6 +177,29 @@ impl WeightSource<'_> {
         embeddings
     }
 
+    /// Queries as embeddings, one after the other, normalised where the metric asks for it:
+    /// what the weights of latents are inner products with.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] where the mode compares codes, or queries and mode do not fit.
+    pub fn embeddings(&self, queries: Range<usize>) -> Result<Vec<f64>> {
+        let atoms = self.dictionary()?;
+        let mut embeddings = match (self.mode, self.queries) {
+            (Mode::Dense, Queries::Dense { rows, d }) => {
+                rows[queries.start * d..queries.end * d].to_vec()
+            }
+            (Mode::Reconstructed, Queries::Codes(codes)) => self.decoded(codes, queries, atoms),
+            (mode, _) => {
+                return Err(Error::argument(format!(
+                    "mode {:?} has no embeddings for these queries",
+                    mode.name()
+                )))
+            }
+        };
+        self.normalise(&mut embeddings, atoms.d);
+        Ok(embeddings)
+    }
+
     /// The inner product of each query, as an embedding, with `vector`; normalised first where
     /// the metric asks for it.
     ///

@@ -1,0 +1,325 @@
+//! An approximate search of a query: route, sketch, rescore.
+
+use std::cmp::Ordering;
+
+use rayon::prelude::*;
+
+use super::sketch::Table;
+use super::{Approximate, Clusters};
+use crate::control::Control;
+use crate::kernels::clusters::{SKETCH_BYTES, SKETCH_ROWS};
+use crate::kernels::WeightTable;
+use crate::search::{Hit, ScanRows, Selection, TopK, WeightSource};
+use crate::{Error, Result};
+
+/// The best k rows of each query among those that the setting lets it find; always k of them,
+/// or all that the selection admits, where they are fewer. Runs on the current rayon pool, one
+/// query a task.
+///
+/// Where rows are left out by a selection, clusters are visited until as many admitted rows were
+/// seen as shall be rescored, so that a strict filter does not cost recall.
+///
+/// # Errors
+/// As [`crate::search::scan`].
+pub fn search(
+    data: &ScanRows<'_>,
+    source: &WeightSource<'_>,
+    clusters: &Clusters<'_>,
+    setting: Approximate,
+    k: usize,
+    selection: Selection<'_>,
+    control: &Control,
+) -> Result<Vec<Vec<Hit>>> {
+    setting.check()?;
+    selection.check(data.rows.len(), source.queries.len())?;
+    // what a selection may leave at most; exclusions are counted as they are met
+    let k = k.min(selection.count(data.rows.len()));
+    let asked = Asked {
+        data,
+        source,
+        clusters,
+        setting,
+        k,
+        selection,
+    };
+    (0..source.queries.len())
+        .into_par_iter()
+        .map_init(
+            || Scratch::new(data),
+            |scratch, query| {
+                control.check()?;
+                let scratch = scratch.as_mut().map_err(|bytes| Error::OutOfMemory {
+                    what: "a table of query weights",
+                    bytes: *bytes,
+                })?;
+                let embedding = source.embeddings(query..query + 1)?;
+                let hits = asked.search(query, &embedding, scratch);
+                control.advance(1);
+                Ok(hits)
+            },
+        )
+        .collect()
+}
+
+/// What one thread works with.
+struct Scratch {
+    table: WeightTable,
+    /// Which latents have their weight in `table`, a bit each.
+    known: Vec<u64>,
+    wanted: Vec<u32>,
+    levels: Vec<i16>,
+    routes: Vec<i32>,
+    order: Vec<(f32, u32)>,
+    sketch: Table,
+    candidates: Candidates,
+}
+
+impl Scratch {
+    fn new(data: &ScanRows<'_>) -> std::result::Result<Self, usize> {
+        Ok(Self {
+            table: WeightTable::zeros(&data.rows).map_err(|_| data.rows.dim() * size_of::<f64>())?,
+            known: vec![0; data.rows.dim().div_ceil(64)],
+            wanted: Vec::new(),
+            levels: Vec::new(),
+            routes: Vec::new(),
+            order: Vec::new(),
+            sketch: Table::default(),
+            candidates: Candidates::default(),
+        })
+    }
+}
+
+/// All but the queries.
+struct Asked<'a> {
+    data: &'a ScanRows<'a>,
+    source: &'a WeightSource<'a>,
+    clusters: &'a Clusters<'a>,
+    setting: Approximate,
+    k: usize,
+    selection: Selection<'a>,
+}
+
+impl Asked<'_> {
+    fn search(&self, query: usize, embedding: &[f64], scratch: &mut Scratch) -> Vec<Hit> {
+        if self.k == 0 {
+            return Vec::new();
+        }
+        let unit = self.route(embedding, scratch);
+        scratch
+            .sketch
+            .fill(embedding, self.clusters.book, self.clusters.subspaces);
+        scratch.candidates.begin(self.setting.rerank.max(self.k));
+        self.visit(query, unit, scratch);
+        self.rescore(embedding, scratch)
+    }
+
+    /// Compares the query with all centroids and puts the nearest first. Returns the unit of the
+    /// query's levels.
+    fn route(&self, embedding: &[f64], scratch: &mut Scratch) -> f64 {
+        let largest = embedding.iter().fold(0.0f64, |a, b| a.max(b.abs()));
+        // sums of d products of 127 and a level stay below 2^31
+        let most = (i32::MAX as usize / (127 * embedding.len())).min(i16::MAX as usize) as f64;
+        let unit = if largest > 0.0 { largest / most } else { 1.0 };
+        scratch.levels.clear();
+        let levels = embedding.iter().map(|x| (x / unit).round() as i16);
+        scratch.levels.extend(levels);
+        scratch.routes.clear();
+        scratch.routes.resize(self.clusters.len(), 0);
+        let kernels = self.source.kernels;
+        kernels.route(self.clusters.centroids, &scratch.levels, &mut scratch.routes);
+        scratch.order.clear();
+        let order = scratch.routes.iter().zip(self.clusters.scales).zip(0..);
+        let order = order.map(|((&route, scale), cluster)| (route as f32 * scale[0], cluster));
+        scratch.order.extend(order);
+        let first = self.setting.clusters.min(scratch.order.len());
+        if first < scratch.order.len() {
+            scratch.order.select_nth_unstable_by(first, nearer);
+        }
+        scratch.order[..first].sort_unstable_by(nearer);
+        unit
+    }
+
+    /// Rows that have to be seen, however few clusters are asked for.
+    fn least_rows(&self) -> usize {
+        if self.selection.is_all() {
+            self.k
+        } else {
+            self.k.max(self.setting.rerank)
+        }
+    }
+
+    /// Looks at the sketches of the nearest clusters.
+    fn visit(&self, query: usize, unit: f64, scratch: &mut Scratch) {
+        let least = self.least_rows();
+        let mut seen = 0;
+        for visited in 0..scratch.order.len() {
+            if visited >= self.setting.clusters && seen >= least {
+                break;
+            }
+            if visited == self.setting.clusters {
+                scratch.order[visited..].sort_unstable_by(nearer);
+            }
+            let cluster = scratch.order[visited].1 as usize;
+            seen += self.visit_cluster(query, cluster, unit, scratch);
+        }
+    }
+
+    /// Returns how many rows the selection admits; the best become candidates.
+    fn visit_cluster(
+        &self,
+        query: usize,
+        cluster: usize,
+        unit: f64,
+        scratch: &mut Scratch,
+    ) -> usize {
+        let clusters = self.clusters;
+        let [centroid_unit, share] = clusters.scales[cluster].map(f64::from);
+        let route = f64::from(scratch.routes[cluster]) * unit * centroid_unit * share;
+        // `as` saturates; a 2^30 leaves room for the sum
+        let base = ((route / scratch.sketch.unit).round() as i32).clamp(-(1 << 30), 1 << 30);
+        let range = clusters.range(cluster);
+        let table = &scratch.sketch;
+        let is_all = self.selection.is_all();
+        if is_all && base + table.max_sum < scratch.candidates.least {
+            return range.len();
+        }
+        let mut seen = 0;
+        let mut sums = [0u16; SKETCH_ROWS];
+        let block_bytes = clusters.subspaces * SKETCH_BYTES;
+        for block in range.start / SKETCH_ROWS..range.end.div_ceil(SKETCH_ROWS) {
+            let first = block * SKETCH_ROWS;
+            let mut mask = bits_from(range.start.saturating_sub(first))
+                & !bits_from(range.end.saturating_sub(first));
+            if !is_all {
+                mask = self.admitted(query, first, mask);
+            }
+            seen += mask.count_ones() as usize;
+            let least = scratch.candidates.least.saturating_sub(base);
+            if mask == 0 || least > table.max_sum {
+                continue;
+            }
+            let bytes = &clusters.sketches[block * block_bytes..][..block_bytes];
+            mask &= self.source.kernels.sketch_sums(
+                bytes,
+                &table.bytes,
+                least.max(0) as u16, // at most max_sum, which is below 2^16
+                &mut sums,
+            );
+            while mask != 0 {
+                let row = mask.trailing_zeros() as usize;
+                mask &= mask - 1;
+                let score = base + i32::from(sums[row]);
+                scratch.candidates.push(score, clusters.rows[first + row]);
+            }
+        }
+        seen
+    }
+
+    /// Those bits of `mask` whose rows the selection admits.
+    fn admitted(&self, query: usize, first: usize, mask: u32) -> u32 {
+        let rows = &self.clusters.rows[first..];
+        rows.iter()
+            .take(SKETCH_ROWS)
+            .enumerate()
+            .filter(|&(bit, &row)| {
+                let row = row as usize;
+                mask >> bit & 1 == 1
+                    && row < self.data.rows.len()
+                    && self.selection.admits(query, row as u64)
+            })
+            .fold(0, |mask, (bit, _)| mask | 1 << bit)
+    }
+
+    /// Scores the candidates as exact search does.
+    fn rescore(&self, embedding: &[f64], scratch: &mut Scratch) -> Vec<Hit> {
+        let rows = &self.data.rows;
+        let atoms = self.source.atoms.expect("embeddings needs a dictionary");
+        scratch.known.fill(0);
+        scratch.wanted.clear();
+        let candidates = scratch.candidates.rows(rows.len());
+        for &row in candidates {
+            rows.for_each_latent(row as usize, |latent| {
+                // a latent without an atom, as only a damaged file holds, has weight 0
+                if (latent as usize) < rows.dim() {
+                    let (word, bit) = (&mut scratch.known[latent as usize / 64], latent % 64);
+                    if *word >> bit & 1 == 0 {
+                        *word |= 1 << bit;
+                        scratch.wanted.push(latent);
+                    }
+                }
+            });
+        }
+        let kernels = self.source.kernels;
+        let weights = scratch.table.weights_mut();
+        kernels.project_some(atoms.rows(), &scratch.wanted, embedding, weights);
+        let mut top = TopK::new(self.k);
+        let mut sum = [0.0];
+        for &row in candidates {
+            let row = row as usize;
+            kernels.score_rows(rows, row..row + 1, &scratch.table, &mut sum);
+            top.push(sum[0] * self.data.scales.get(row), row as u64);
+        }
+        top.into_sorted()
+    }
+}
+
+/// The order of clusters: the larger product first, then the lower number.
+fn nearer(a: &(f32, u32), b: &(f32, u32)) -> Ordering {
+    b.0.total_cmp(&a.0).then(a.1.cmp(&b.1))
+}
+
+/// All bits from this one on.
+fn bits_from(bit: usize) -> u32 {
+    u32::MAX.checked_shl(bit as u32).unwrap_or(0)
+}
+
+/// The rows with the best sums so far, ties by lower position; cut back by selection, as
+/// [`TopK`] is.
+#[derive(Debug, Default)]
+struct Candidates {
+    wanted: usize,
+    /// Score above position, both so that a larger key is a better candidate.
+    keys: Vec<u64>,
+    /// A lower score is not among the wanted.
+    least: i32,
+    rows: Vec<u32>,
+}
+
+impl Candidates {
+    fn begin(&mut self, wanted: usize) {
+        self.wanted = wanted;
+        self.keys.clear();
+        self.least = i32::MIN;
+    }
+
+    fn push(&mut self, score: i32, row: u32) {
+        if score >= self.least {
+            let rank = score.cast_unsigned() ^ 1 << 31;
+            self.keys.push(u64::from(rank) << 32 | u64::from(!row));
+            if self.keys.len() >= self.wanted.saturating_mul(2) {
+                self.cut();
+            }
+        }
+    }
+
+    fn cut(&mut self) {
+        if self.keys.len() > self.wanted {
+            let (_, &mut worst, _) = self
+                .keys
+                .select_nth_unstable_by(self.wanted - 1, |a, b| b.cmp(a));
+            self.least = ((worst >> 32) as u32 ^ 1 << 31).cast_signed();
+            self.keys.truncate(self.wanted);
+        }
+    }
+
+    /// The rows by ascending position, each once; those that do not exist are left out.
+    fn rows(&mut self, n: usize) -> &[u32] {
+        self.cut();
+        self.rows.clear();
+        self.rows.extend(self.keys.iter().map(|&key| !(key as u32)));
+        self.rows.sort_unstable();
+        self.rows.dedup();
+        self.rows.truncate(self.rows.partition_point(|&row| (row as usize) < n));
+        &self.rows
+    }
+}
