@@ -8,6 +8,7 @@ use super::{section, ALIGNMENT};
 use crate::codes::ranked::{latent_bits_of, row_bytes, MAX_MAGNITUDE_BITS};
 use crate::codes::{RowFormat, ValueKind, MAX_DIM};
 use crate::error::FormatProblem;
+use crate::search::approximate::{MAX_SUBSPACES, SUBSPACE_STEP};
 use crate::search::{Metric, Mode};
 
 /// The type of a section's numbers.
@@ -356,7 +357,21 @@ impl Header {
                 section::DICTIONARY => (&[Dtype::F32, Dtype::F16], &[Some(rows.dim), None]),
                 section::MEAN => (&[Dtype::F32], &[self.embedding_dim()]),
                 section::IDS => (&[Dtype::I64], &[Some(rows.count)]),
-                _ => (&[Dtype::U8], &[None]), // metadata
+                section::CLUSTER_CENTROIDS => {
+                    (&[Dtype::U8], &[self.clusters(), self.embedding_dim()])
+                }
+                section::CLUSTER_SCALES => (&[Dtype::F32], &[self.clusters(), Some(2)]),
+                section::CLUSTER_STARTS => (
+                    &[Dtype::U32],
+                    &[self.clusters().and_then(|n| n.checked_add(1))],
+                ),
+                section::CLUSTER_ROWS => (&[Dtype::U32], &[Some(rows.count)]),
+                section::SKETCH_LEVELS => (&[Dtype::F32], &[None, None, Some(16)]),
+                section::SKETCHES => (
+                    &[Dtype::U8],
+                    &[Some(rows.count.div_ceil(32)), self.subspaces(), Some(16)],
+                ),
+                _ => (&[Dtype::U8], &[None]), // metadata and tuned
             };
             check_shape(section, dtypes, shape)?;
             let is_scaled =
@@ -373,7 +388,56 @@ impl Header {
                 });
             }
         }
+        self.check_clusters()?;
         self.check_rows()
+    }
+
+    /// Clusters of approximate search.
+    fn clusters(&self) -> Option<u64> {
+        let scales = self.section(section::CLUSTER_SCALES)?;
+        scales.shape.first().copied()
+    }
+
+    /// Subspaces of sketches.
+    fn subspaces(&self) -> Option<u64> {
+        let levels = self.section(section::SKETCH_LEVELS)?;
+        levels.shape.first().copied()
+    }
+
+    /// The sections of approximate search come together, and sketches hold whole embeddings.
+    fn check_clusters(&self) -> Result<(), FormatProblem> {
+        let has = |name: &&str| self.section(name).is_some();
+        if !section::CLUSTERS.iter().any(|name| has(&name)) {
+            return Ok(());
+        }
+        let needed = section::CLUSTERS.iter().chain([&section::DICTIONARY]);
+        if let Some(missing) = needed.clone().find(|name| !has(name)) {
+            return Err(FormatProblem::MissingSection {
+                section: (*missing).into(),
+            });
+        }
+        let levels = self.section(section::SKETCH_LEVELS).map(|s| &s.shape);
+        let (d, shape) = (self.embedding_dim(), levels.map(Vec::as_slice));
+        let fits = match (d, shape) {
+            (Some(d), Some(&[subspaces, width, _])) => {
+                (1..=MAX_SUBSPACES as u64).contains(&subspaces)
+                    && subspaces.is_multiple_of(SUBSPACE_STEP as u64)
+                    && width > 0
+                    && subspaces.checked_mul(width).is_some_and(|padded| padded >= d)
+            }
+            _ => false,
+        };
+        if !fits {
+            return Err(FormatProblem::SectionShape {
+                section: section::SKETCH_LEVELS.into(),
+                got: format!("of shape {shape:?}"),
+                expected: format!(
+                    "a multiple of {SUBSPACE_STEP} subspaces, at most {MAX_SUBSPACES}, that hold \
+                     {d:?} numbers"
+                ),
+            });
+        }
+        Ok(())
     }
 
     fn check_rows(&self) -> Result<(), FormatProblem> {

@@ -55,8 +55,45 @@ pub mod section {
     /// The user's JSON.
     pub const METADATA: &str = "metadata";
 
+    /// Centroids of the clusters of approximate search; two's complement.
+    pub const CLUSTER_CENTROIDS: &str = "cluster_centroids";
+    /// For each cluster the unit of its centroid and the share that rows have of it.
+    pub const CLUSTER_SCALES: &str = "cluster_scales";
+    /// Where clusters start among `cluster_rows`.
+    pub const CLUSTER_STARTS: &str = "cluster_starts";
+    /// Rows, cluster by cluster.
+    pub const CLUSTER_ROWS: &str = "cluster_rows";
+    /// Codebooks of sketches.
+    pub const SKETCH_LEVELS: &str = "sketch_levels";
+    /// A sketch of each row, in the order of `cluster_rows`.
+    pub const SKETCHES: &str = "sketches";
+    /// How far approximate search looks by default; JSON.
+    pub const TUNED: &str = "tuned";
+
+    /// What approximate search reads; a file has all of them or none.
+    pub const CLUSTERS: [&str; 6] = [
+        CLUSTER_CENTROIDS,
+        CLUSTER_SCALES,
+        CLUSTER_STARTS,
+        CLUSTER_ROWS,
+        SKETCH_LEVELS,
+        SKETCHES,
+    ];
+
+    /// Sections without which an index answers every exact search.
+    pub const OPTIONAL: [&str; 8] = [
+        CLUSTER_CENTROIDS,
+        CLUSTER_SCALES,
+        CLUSTER_STARTS,
+        CLUSTER_ROWS,
+        SKETCH_LEVELS,
+        SKETCHES,
+        TUNED,
+        METADATA,
+    ];
+
     /// All that this release knows.
-    pub const ALL: [&str; 10] = [
+    pub const ALL: [&str; 17] = [
         ROWS,
         ROW_OFFSETS,
         LEVELS,
@@ -66,6 +103,13 @@ pub mod section {
         DICTIONARY,
         MEAN,
         IDS,
+        CLUSTER_CENTROIDS,
+        CLUSTER_SCALES,
+        CLUSTER_STARTS,
+        CLUSTER_ROWS,
+        SKETCH_LEVELS,
+        SKETCHES,
+        TUNED,
         METADATA,
     ];
 }

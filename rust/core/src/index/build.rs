@@ -263,7 +263,7 @@ impl Sections {
             offset: 0,
             length: bytes.as_slice().len() as u64,
             checksum: String::new(),
-            required: name != section::METADATA,
+            required: !section::OPTIONAL.contains(&name),
             unit,
         });
         self.data.push((name, bytes));

@@ -5,10 +5,12 @@
 
 mod build;
 mod check;
+mod clusters;
 mod lookup;
 
 pub use build::{BuildOptions, DictionaryData, ValueCoding};
 pub use check::check_ids;
+pub use clusters::Tuned;
 
 use std::path::Path;
 use std::sync::OnceLock;
@@ -341,6 +343,8 @@ impl Index {
                     section::DICTIONARY,
                     section::MEAN,
                     section::METADATA,
+                    section::SKETCH_LEVELS,
+                    section::TUNED,
                 ]
                 .contains(&entry.name.as_str()),
             })
@@ -406,6 +410,7 @@ impl Index {
             k,
             k_row,
             selection,
+            approximate,
             kernels,
         } = *request;
         self.check_queries(queries, mode)?;
@@ -428,7 +433,10 @@ impl Index {
             mean: self.mean(),
             kernels,
         };
-        let mut found = if selection.is_all() && search::batch::is_worth_it(&data, queries.len(), k)
+        let mut found = if let Some(setting) = approximate {
+            let clusters = self.clusters_for(mode)?;
+            search::approximate::search(&data, &source, &clusters, setting, k, selection, control)?
+        } else if selection.is_all() && search::batch::is_worth_it(&data, queries.len(), k)
         {
             search::batch::search(&data, &source, k, control)?
         } else {

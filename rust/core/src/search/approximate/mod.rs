@@ -70,7 +70,6 @@ pub struct Clusters<'a> {
     rows: &'a [u32],
     book: &'a [f32],
     sketches: &'a [u8],
-    d: usize,
     subspaces: usize,
 }
 
@@ -135,7 +134,6 @@ impl<'a> Clusters<'a> {
             rows,
             book,
             sketches,
-            d,
             subspaces,
         })
     }
