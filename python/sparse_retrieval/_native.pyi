@@ -124,6 +124,7 @@ class Index:
         k_row: int | None,
         filter: Bitmap | None,
         exclude: tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]] | None,
+        approximate: tuple[int, int] | None,
         threads: int | None,
         progress: Callable[[int], object] | None,
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
@@ -143,10 +144,32 @@ class Index:
         k_row: int | None,
         filter: Bitmap | None,
         exclude: tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]] | None,
+        approximate: tuple[int, int] | None,
         threads: int | None,
         progress: Callable[[int], object] | None,
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
         """Scores and ids, shape (nq, at most k), of canonical codes."""
+    def with_clusters(
+        self,
+        *,
+        clusters: int | None,
+        seed: int,
+        threads: int | None,
+        progress: Callable[[int], object] | None,
+    ) -> Index:
+        """The same index with clusters for approximate search."""
+    def with_tuned(
+        self, *, clusters: int, rerank: int, target: float, reached: float, k: int
+    ) -> Index:
+        """The same index with another tuned setting."""
+    def decoded(self, positions: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
+        """What items decode to, the mean included, shape (m, d); rows without their scales."""
+    @property
+    def tuned(self) -> dict[str, Any] | None:
+        """``clusters``, ``rerank``, ``target``, ``reached`` and ``k``, or None."""
+    @property
+    def n_clusters(self) -> int:
+        """Number of clusters; 0 where there are none."""
     def bitmap(self, ids: npt.NDArray[np.int64], *, what: str) -> Bitmap:
         """The items of these ids; ValueError, which calls them ``what``, for one that is not."""
     def sections(self) -> list[dict[str, Any]]:

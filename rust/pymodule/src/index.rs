@@ -7,9 +7,10 @@ use numpy::{IntoPyArray, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyA
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use sparse_retrieval::format::ItemNorm;
-use sparse_retrieval::index::{BuildOptions, DictionaryData, Index as CoreIndex, ValueCoding};
+use sparse_retrieval::index::{BuildOptions, DictionaryData, Index as CoreIndex, Tuned, ValueCoding};
 use sparse_retrieval::kernels::Kernels;
-use sparse_retrieval::search::{
+use sparse_retrieval::search::approximate::build::ClusterOptions;
+use sparse_retrieval::search::{Approximate, 
     Bitmap as CoreBitmap, Hit, Metric, Mode, Queries, Request, Selection,
 };
 use sparse_retrieval::Error;
@@ -118,7 +119,7 @@ impl Index {
     }
 
     /// Searches with dense queries.
-    #[pyo3(signature = (queries, k, *, mode, k_row, filter, exclude, threads, progress))]
+    #[pyo3(signature = (queries, k, *, mode, k_row, filter, exclude, approximate, threads, progress))]
     #[allow(clippy::too_many_arguments)] // the Python class names each of them
     fn search_dense<'py>(
         &self,
@@ -129,6 +130,7 @@ impl Index {
         k_row: Option<usize>,
         filter: Option<PyRef<'py, Bitmap>>,
         exclude: Option<ExcludedIds<'py>>,
+        approximate: Option<(usize, usize)>,
         threads: Option<usize>,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Results<'py>> {
@@ -138,13 +140,13 @@ impl Index {
             rows: &rows,
             d: queries.as_array().ncols(),
         };
-        let asked = Asked::new(k, mode, k_row, filter, exclude)?;
+        let asked = Asked::new(k, mode, k_row, filter, exclude, approximate)?;
         self.search(py, &queries, asked, threads, progress)
     }
 
     /// Searches with canonical codes.
     #[pyo3(signature = (
-        indptr, latents, values, dim, k, *, mode, k_row, filter, exclude, threads, progress
+        indptr, latents, values, dim, k, *, mode, k_row, filter, exclude, approximate, threads, progress
     ))]
     #[allow(clippy::too_many_arguments)] // the Python class names each of them
     fn search_codes<'py>(
@@ -159,12 +161,93 @@ impl Index {
         k_row: Option<usize>,
         filter: Option<PyRef<'py, Bitmap>>,
         exclude: Option<ExcludedIds<'py>>,
+        approximate: Option<(usize, usize)>,
         threads: Option<usize>,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Results<'py>> {
         let queries = Queries::Codes(codes::view(&indptr, &latents, &values, dim)?);
-        let asked = Asked::new(k, mode, k_row, filter, exclude)?;
+        let asked = Asked::new(k, mode, k_row, filter, exclude, approximate)?;
         self.search(py, &queries, asked, threads, progress)
+    }
+
+    /// The same index with clusters for approximate search.
+    #[pyo3(signature = (*, clusters, seed, threads, progress))]
+    fn with_clusters(
+        &self,
+        py: Python<'_>,
+        clusters: Option<usize>,
+        seed: u64,
+        threads: Option<usize>,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<Self> {
+        let options = ClusterOptions {
+            clusters,
+            seed,
+            kernels: Kernels::from_environment().map_err(to_python)?,
+        };
+        let core = gate(py, threads, progress, |control| {
+            self.core.with_clusters(&options, control)
+        })?;
+        Ok(Self {
+            core: Arc::new(core),
+        })
+    }
+
+    /// The same index with another tuned setting.
+    #[pyo3(signature = (*, clusters, rerank, target, reached, k))]
+    fn with_tuned(
+        &self,
+        clusters: u32,
+        rerank: u32,
+        target: f64,
+        reached: f64,
+        k: u32,
+    ) -> PyResult<Self> {
+        let tuned = Tuned {
+            clusters,
+            rerank,
+            target,
+            reached,
+            k,
+        };
+        let core = self.core.with_tuned(tuned).map_err(to_python)?;
+        Ok(Self {
+            core: Arc::new(core),
+        })
+    }
+
+    /// The tuned setting as a dict, or None.
+    #[getter]
+    fn tuned<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
+        let Some(tuned) = self.core.tuned().map_err(to_python)? else {
+            return Ok(None);
+        };
+        let entry = PyDict::new(py);
+        entry.set_item("clusters", tuned.clusters)?;
+        entry.set_item("rerank", tuned.rerank)?;
+        entry.set_item("target", tuned.target)?;
+        entry.set_item("reached", tuned.reached)?;
+        entry.set_item("k", tuned.k)?;
+        Ok(Some(entry))
+    }
+
+    /// Number of clusters; 0 where there are none.
+    #[getter]
+    fn n_clusters(&self) -> usize {
+        self.core.n_clusters()
+    }
+
+    /// What the items at these positions decode to.
+    #[pyo3(signature = (positions))]
+    fn decoded<'py>(
+        &self,
+        py: Python<'py>,
+        positions: PyReadonlyArray1<'py, u64>,
+    ) -> PyResult<Bound<'py, PyArray2<f64>>> {
+        let positions = positions.as_slice()?;
+        let rows = self.core.decoded(positions).map_err(to_python)?;
+        let d = rows.len() / positions.len().max(1);
+        rows.into_pyarray(py).reshape([positions.len(), d])
     }
 
     /// The items of these ids, as a bitmap.
@@ -321,6 +404,7 @@ struct Asked<'a> {
     k_row: Option<usize>,
     filter: Option<Arc<CoreBitmap>>,
     exclude: Option<Excluded>,
+    approximate: Option<Approximate>,
 }
 
 impl<'a> Asked<'a> {
@@ -330,6 +414,7 @@ impl<'a> Asked<'a> {
         k_row: Option<usize>,
         filter: Option<PyRef<'_, Bitmap>>,
         exclude: Option<ExcludedIds<'_>>,
+        approximate: Option<(usize, usize)>,
     ) -> PyResult<Self> {
         Ok(Self {
             k,
@@ -337,6 +422,7 @@ impl<'a> Asked<'a> {
             k_row,
             filter: filter.map(|filter| filter.core.clone()),
             exclude: exclude.as_ref().map(Excluded::copied).transpose()?,
+            approximate: approximate.map(|(clusters, rerank)| Approximate { clusters, rerank }),
         })
     }
 }
@@ -366,6 +452,7 @@ impl Index {
                     allowed: asked.filter.as_deref(),
                     exclusions: exclusions.as_ref(),
                 },
+                approximate: asked.approximate,
                 kernels,
             };
             let hits = self.core.search(queries, &request, control)?;

@@ -185,6 +185,33 @@ impl Index {
         self.clusters()?.ok_or_else(no_clusters)
     }
 
+    /// What the items at these positions decode to, one after the other, the mean included: a
+    /// stand-in for queries where there are none.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a position without an item, or where there is no dictionary.
+    pub fn decoded(&self, positions: &[u64]) -> Result<Vec<f64>> {
+        let atoms = self
+            .atoms()
+            .ok_or_else(|| Error::argument("this index holds no dictionary to decode with"))?;
+        let rows = self.rows();
+        let mut out = vec![0.0; positions.len() * atoms.d()];
+        for (&position, out) in positions.iter().zip(out.chunks_exact_mut(atoms.d())) {
+            let row = usize::try_from(position).ok().filter(|&row| row < self.len());
+            let row = row.ok_or_else(|| {
+                Error::argument(format!(
+                    "position {position}; expected less than {}",
+                    self.len()
+                ))
+            })?;
+            atoms.decode(rows.pairs(row), out);
+            for (x, &m) in out.iter_mut().zip(self.mean().unwrap_or_default()) {
+                *x += f64::from(m);
+            }
+        }
+        Ok(out)
+    }
+
     /// Number of clusters; 0 where there are none.
     pub fn n_clusters(&self) -> usize {
         self.header
