@@ -7,11 +7,13 @@ use numpy::{IntoPyArray, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyA
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use sparse_retrieval::format::ItemNorm;
-use sparse_retrieval::index::{BuildOptions, DictionaryData, Index as CoreIndex, Tuned, ValueCoding};
+use sparse_retrieval::index::{
+    BuildOptions, DictionaryData, Index as CoreIndex, Tuned, ValueCoding,
+};
 use sparse_retrieval::kernels::Kernels;
 use sparse_retrieval::search::approximate::build::ClusterOptions;
-use sparse_retrieval::search::{Approximate, 
-    Bitmap as CoreBitmap, Hit, Metric, Mode, Queries, Request, Selection,
+use sparse_retrieval::search::{
+    Approximate, Bitmap as CoreBitmap, Hit, Metric, Mode, Queries, Request, Selection,
 };
 use sparse_retrieval::Error;
 

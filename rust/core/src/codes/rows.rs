@@ -244,7 +244,7 @@ impl<'a> RowsView<'a> {
             }
             RowCoding::Ranked(layout) => {
                 let bytes = self.ranked_row(layout, row);
-                (0..layout.width()).for_each(|rank| see(layout.field(bytes, rank).0));
+                (0..layout.width()).for_each(|rank| see(layout.latent(bytes, rank)));
             }
         }
     }

@@ -423,7 +423,9 @@ impl Header {
                 (1..=MAX_SUBSPACES as u64).contains(&subspaces)
                     && subspaces.is_multiple_of(SUBSPACE_STEP as u64)
                     && width > 0
-                    && subspaces.checked_mul(width).is_some_and(|padded| padded >= d)
+                    && subspaces
+                        .checked_mul(width)
+                        .is_some_and(|padded| padded >= d)
             }
             _ => false,
         };

@@ -6,7 +6,7 @@ use super::{check::content, Index};
 use crate::control::Control;
 use crate::format::{section, Bytes, Dtype, SectionHeader};
 use crate::search::approximate::build::{ClusterOptions, Items};
-use crate::search::approximate::{Approximate, ClusterParts, Clusters};
+use crate::search::approximate::{Approximate, ClusterParts, Clusters, CoarseAtoms};
 use crate::search::Mode;
 use crate::{Error, Result};
 
@@ -174,15 +174,19 @@ impl Index {
         Clusters::new(parts, atoms.d(), subspaces).map(Some)
     }
 
-    /// The clusters, for a search in `mode`.
-    pub(super) fn clusters_for(&self, mode: Mode) -> Result<Clusters<'_>> {
+    /// The clusters and coarse atoms, for a search in `mode`.
+    pub(super) fn approximate_for(&self, mode: Mode) -> Result<(Clusters<'_>, &CoarseAtoms)> {
         if !mode.needs_dictionary() {
             return Err(Error::argument(format!(
                 "approximate search compares embeddings; mode {:?} has exact search alone",
                 mode.name()
             )));
         }
-        self.clusters()?.ok_or_else(no_clusters)
+        let (Some(clusters), Some(atoms)) = (self.clusters()?, self.atoms()) else {
+            return Err(no_clusters());
+        };
+        let coarse = self.coarse_atoms.get_or_init(|| CoarseAtoms::of(atoms));
+        Ok((clusters, coarse))
     }
 
     /// What the items at these positions decode to, one after the other, the mean included: a
@@ -197,7 +201,9 @@ impl Index {
         let rows = self.rows();
         let mut out = vec![0.0; positions.len() * atoms.d()];
         for (&position, out) in positions.iter().zip(out.chunks_exact_mut(atoms.d())) {
-            let row = usize::try_from(position).ok().filter(|&row| row < self.len());
+            let row = usize::try_from(position)
+                .ok()
+                .filter(|&row| row < self.len());
             let row = row.ok_or_else(|| {
                 Error::argument(format!(
                     "position {position}; expected less than {}",
@@ -273,12 +279,19 @@ pub(super) fn check_clusters(index: &Index, control: &Control) -> Result<()> {
     let scales: &[[f32; 2]] = numbers(section::CLUSTER_SCALES).numbers();
     let is_sound = |[unit, share]: &[f32; 2]| unit.is_finite() && *unit > 0.0 && share.is_finite();
     if let Some(at) = scales.iter().position(|scales| !is_sound(scales)) {
-        let reason = format!("scales {:?}, expected a positive and a finite number", scales[at]);
+        let reason = format!(
+            "scales {:?}, expected a positive and a finite number",
+            scales[at]
+        );
         return Err(content(section::CLUSTER_SCALES, at, reason));
     }
     let levels: &[f32] = numbers(section::SKETCH_LEVELS).numbers();
     if let Some(at) = levels.iter().position(|level| !level.is_finite()) {
-        return Err(content(section::SKETCH_LEVELS, at, "not a finite number".into()));
+        return Err(content(
+            section::SKETCH_LEVELS,
+            at,
+            "not a finite number".into(),
+        ));
     }
     let starts: &[u32] = numbers(section::CLUSTER_STARTS).numbers();
     let ends = (starts.first(), starts.last().map(|&last| last as usize));

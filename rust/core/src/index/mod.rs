@@ -23,6 +23,7 @@ use crate::error::FormatProblem;
 use crate::format::{
     self, section, Bytes, Cosines, Dtype, FilePart, Header, ItemNorm, SectionData,
 };
+use crate::search::approximate::CoarseAtoms;
 use crate::search::{
     self, Atoms, Hit, Metric, Mode, Queries, Request, Scales, ScanRows, WeightSource,
 };
@@ -40,6 +41,8 @@ pub struct Index {
     /// Atoms in single precision, where they are stored in half: made when first asked for.
     wide_atoms: OnceLock<Vec<f32>>,
     lookup: lookup::IdLookup,
+    /// Atoms in 8 bits, for approximate search: made when first asked for.
+    coarse_atoms: OnceLock<CoarseAtoms>,
     /// The file behind it, where there is one.
     file: Option<FilePart>,
 }
@@ -106,6 +109,7 @@ impl Index {
             sections,
             layout: None,
             wide_atoms: OnceLock::new(),
+            coarse_atoms: OnceLock::new(),
             lookup: lookup::IdLookup::default(),
             file,
         };
@@ -434,10 +438,9 @@ impl Index {
             kernels,
         };
         let mut found = if let Some(setting) = approximate {
-            let clusters = self.clusters_for(mode)?;
-            search::approximate::search(&data, &source, &clusters, setting, k, selection, control)?
-        } else if selection.is_all() && search::batch::is_worth_it(&data, queries.len(), k)
-        {
+            let parts = self.approximate_for(mode)?;
+            search::approximate::search(&data, &source, parts, setting, k, selection, control)?
+        } else if selection.is_all() && search::batch::is_worth_it(&data, queries.len(), k) {
             search::batch::search(&data, &source, k, control)?
         } else {
             search::scan(&data, &source, k, selection, control)?

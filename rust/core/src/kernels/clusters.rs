@@ -7,9 +7,9 @@
 //! head.
 
 use super::generic::{sum_lanes, LANES};
-use super::{Isa, Kernels};
 #[cfg(target_arch = "x86_64")]
 use super::x86_64::clusters as x86;
+use super::{Isa, Kernels};
 
 /// Columns of a tile: two registers of AVX-512, four of AVX2.
 pub const COLUMNS: usize = 32;
@@ -20,7 +20,7 @@ pub const SKETCH_BYTES: usize = SKETCH_ROWS / 2;
 /// Entries of a subspace's codebook, and of its look-up table.
 pub const SKETCH_LEVELS: usize = 16;
 /// Atoms whose weights are summed side by side, so that the adders do not wait for each other.
-const ATOMS_AT_ONCE: usize = 4;
+pub(super) const ATOMS_AT_ONCE: usize = 4;
 
 /// Calls a function of one name in the module of the instruction set of `$kernels`.
 macro_rules! dispatch {
@@ -49,7 +49,13 @@ impl Kernels {
     /// Where the lengths do not fit each other.
     pub fn route(self, centroids: &[i8], query: &[i16], out: &mut [i32]) {
         assert_eq!(centroids.len(), out.len() * query.len());
-        dispatch!(self, route, x86::route_avx2, x86::route_avx512, (centroids, query, out));
+        dispatch!(
+            self,
+            route,
+            x86::route_avx2,
+            x86::route_avx512,
+            (centroids, query, out)
+        );
     }
 
     /// Sums of a block of [`SKETCH_ROWS`] rows: `out[r] = sum_m table[m][code of row r in m]`.
@@ -227,46 +233,48 @@ pub(super) fn sketch_sums(
         .fold(0, |mask, (row, &sum)| mask | u32::from(sum >= least) << row)
 }
 
-#[inline(always)]
 pub(super) fn project_some(atoms: &[f32], wanted: &[u32], query: &[f64], weights: &mut [f64]) {
-    let chunks = wanted.chunks_exact(ATOMS_AT_ONCE);
-    for &latent in chunks.remainder() {
-        project_n([latent], atoms, query, weights);
-    }
-    for latents in chunks {
-        let latents: [u32; ATOMS_AT_ONCE] = latents.try_into().expect("four");
-        project_n(latents, atoms, query, weights);
+    let whole = query.len() - query.len() % LANES;
+    for &latent in wanted {
+        let [atom, ..] = atoms_of(atoms, &[latent], query.len());
+        let mut lanes = [0.0f64; LANES];
+        for (atom, query) in atom[..whole]
+            .chunks_exact(LANES)
+            .zip(query.chunks_exact(LANES))
+        {
+            for (lane, (&a, &q)) in lanes.iter_mut().zip(atom.iter().zip(query)) {
+                *lane += f64::from(a) * q;
+            }
+        }
+        weights[latent as usize] = finish(lanes, atom, query);
     }
 }
 
+/// The atoms of up to [`ATOMS_AT_ONCE`] latents, `d` numbers each; the first one again where
+/// there are fewer.
+///
+/// # Panics
+/// Where a latent has no atom, or there is none.
 #[inline(always)]
-fn project_n<const N: usize>(
-    latents: [u32; N],
-    atoms: &[f32],
-    query: &[f64],
-    weights: &mut [f64],
-) {
-    let d = query.len();
-    let whole = d - d % LANES;
-    let atoms: [&[f32]; N] =
-        std::array::from_fn(|n| &atoms[latents[n] as usize * d..(latents[n] as usize + 1) * d]);
-    let mut lanes = [[0.0f64; LANES]; N];
-    for start in (0..whole).step_by(LANES) {
-        let query: &[f64; LANES] = query[start..start + LANES].try_into().expect("eight");
-        for (lanes, atom) in lanes.iter_mut().zip(atoms) {
-            let atom: &[f32; LANES] = atom[start..start + LANES].try_into().expect("eight");
-            let wide = atom.map(f64::from);
-            for lane in 0..LANES {
-                lanes[lane] += wide[lane] * query[lane];
-            }
-        }
+pub(super) fn atoms_of<'a>(
+    atoms: &'a [f32],
+    latents: &[u32],
+    d: usize,
+) -> [&'a [f32]; ATOMS_AT_ONCE] {
+    std::array::from_fn(|n| {
+        let latent = latents.get(n).copied().unwrap_or(latents[0]) as usize;
+        &atoms[latent * d..(latent + 1) * d]
+    })
+}
+
+/// A sum of products from its lanes, in which the last `d % 8` are missing.
+#[inline(always)]
+pub(super) fn finish(mut lanes: [f64; LANES], atom: &[f32], query: &[f64]) -> f64 {
+    let whole = query.len() - query.len() % LANES;
+    for ((lane, &a), &q) in lanes.iter_mut().zip(&atom[whole..]).zip(&query[whole..]) {
+        *lane += f64::from(a) * q;
     }
-    for ((mut lanes, atom), latent) in lanes.into_iter().zip(atoms).zip(latents) {
-        for i in whole..d {
-            lanes[i - whole] += f64::from(atom[i]) * query[i];
-        }
-        weights[latent as usize] = sum_lanes(lanes);
-    }
+    sum_lanes(lanes)
 }
 
 #[inline(always)]

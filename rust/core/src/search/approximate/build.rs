@@ -9,6 +9,7 @@
 
 use rayon::prelude::*;
 
+use super::coarse::quantise;
 use super::{sketch, MAX_SUBSPACES};
 use crate::codes::RowsView;
 use crate::control::Control;
@@ -262,8 +263,15 @@ impl Items<'_> {
         let (s, d) = (self.atoms.len(), self.atoms.d());
         let mut columns = vec![0.0f32; d * COLUMNS];
         for column in 0..COLUMNS {
-            let centroid = if column * d < centroids.len() { column } else { 0 };
-            for (i, &x) in centroids[centroid * d..(centroid + 1) * d].iter().enumerate() {
+            let centroid = if column * d < centroids.len() {
+                column
+            } else {
+                0
+            };
+            for (i, &x) in centroids[centroid * d..(centroid + 1) * d]
+                .iter()
+                .enumerate()
+            {
                 columns[i * COLUMNS + column] = x;
             }
         }
@@ -281,14 +289,19 @@ impl Items<'_> {
         best: &[(f32, u32)],
     ) -> (Vec<i8>, Vec<[f32; 2]>) {
         let d = self.atoms.d();
-        let mut levels = Vec::with_capacity(centroids.len());
+        let mut levels = vec![0i8; centroids.len()];
         let mut scales = Vec::with_capacity(centroids.len() / d);
-        for (centroid, range) in centroids.chunks_exact(d).zip(starts.windows(2)) {
-            let largest = centroid.iter().fold(0.0f32, |a, b| a.max(b.abs()));
-            let unit = if largest > 0.0 { largest / 127.0 } else { 1.0 };
-            levels.extend(centroid.iter().map(|x| (x / unit).round() as i8));
+        for ((levels, centroid), range) in levels
+            .chunks_exact_mut(d)
+            .zip(centroids.chunks_exact(d))
+            .zip(starts.windows(2))
+        {
+            let unit = quantise(centroid, levels);
             let members = &rows[range[0] as usize..range[1] as usize];
-            let sum: f64 = members.iter().map(|&row| f64::from(best[row as usize].0)).sum();
+            let sum: f64 = members
+                .iter()
+                .map(|&row| f64::from(best[row as usize].0))
+                .sum();
             let share = (sum / members.len().max(1) as f64) as f32;
             scales.push([unit, if share.is_finite() { share } else { 0.0 }]);
         }
@@ -353,12 +366,11 @@ impl Residuals<'_> {
         debug_assert_eq!(book.len(), subspaces * width * SKETCH_LEVELS);
         let block_bytes = subspaces * SKETCH_BYTES;
         let bytes = rows.len().div_ceil(SKETCH_ROWS) * block_bytes;
-        let mut sketches = bytemuck::allocation::try_zeroed_vec(bytes).map_err(|()| {
-            Error::OutOfMemory {
+        let mut sketches =
+            bytemuck::allocation::try_zeroed_vec(bytes).map_err(|()| Error::OutOfMemory {
                 what: "sketches",
                 bytes,
-            }
-        })?;
+            })?;
         sketches
             .par_chunks_mut(block_bytes)
             .zip(rows.par_chunks(SKETCH_ROWS))

@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use rayon::prelude::*;
 
 use super::sketch::Table;
-use super::{Approximate, Clusters};
+use super::{Approximate, Clusters, CoarseAtoms};
 use crate::control::Control;
 use crate::kernels::clusters::{SKETCH_BYTES, SKETCH_ROWS};
 use crate::kernels::WeightTable;
@@ -24,7 +24,7 @@ use crate::{Error, Result};
 pub fn search(
     data: &ScanRows<'_>,
     source: &WeightSource<'_>,
-    clusters: &Clusters<'_>,
+    (clusters, coarse): (Clusters<'_>, &CoarseAtoms),
     setting: Approximate,
     k: usize,
     selection: Selection<'_>,
@@ -37,7 +37,8 @@ pub fn search(
     let asked = Asked {
         data,
         source,
-        clusters,
+        clusters: &clusters,
+        coarse,
         setting,
         k,
         selection,
@@ -77,7 +78,8 @@ struct Scratch {
 impl Scratch {
     fn new(data: &ScanRows<'_>) -> std::result::Result<Self, usize> {
         Ok(Self {
-            table: WeightTable::zeros(&data.rows).map_err(|_| data.rows.dim() * size_of::<f64>())?,
+            table: WeightTable::zeros(&data.rows)
+                .map_err(|_| data.rows.dim() * size_of::<f64>())?,
             known: vec![0; data.rows.dim().div_ceil(64)],
             wanted: Vec::new(),
             levels: Vec::new(),
@@ -94,12 +96,15 @@ struct Asked<'a> {
     data: &'a ScanRows<'a>,
     source: &'a WeightSource<'a>,
     clusters: &'a Clusters<'a>,
+    coarse: &'a CoarseAtoms,
     setting: Approximate,
     k: usize,
     selection: Selection<'a>,
 }
 
 impl Asked<'_> {
+    /// # Panics
+    /// Where the weights' source has no dictionary.
     fn search(&self, query: usize, embedding: &[f64], scratch: &mut Scratch) -> Vec<Hit> {
         if self.k == 0 {
             return Vec::new();
@@ -110,7 +115,7 @@ impl Asked<'_> {
             .fill(embedding, self.clusters.book, self.clusters.subspaces);
         scratch.candidates.begin(self.setting.rerank.max(self.k));
         self.visit(query, unit, scratch);
-        self.rescore(embedding, scratch)
+        self.rescore(embedding, unit, scratch)
     }
 
     /// Compares the query with all centroids and puts the nearest first. Returns the unit of the
@@ -126,7 +131,11 @@ impl Asked<'_> {
         scratch.routes.clear();
         scratch.routes.resize(self.clusters.len(), 0);
         let kernels = self.source.kernels;
-        kernels.route(self.clusters.centroids, &scratch.levels, &mut scratch.routes);
+        kernels.route(
+            self.clusters.centroids,
+            &scratch.levels,
+            &mut scratch.routes,
+        );
         scratch.order.clear();
         let order = scratch.routes.iter().zip(self.clusters.scales).zip(0..);
         let order = order.map(|((&route, scale), cluster)| (route as f32 * scale[0], cluster));
@@ -230,14 +239,19 @@ impl Asked<'_> {
             .fold(0, |mask, (bit, _)| mask | 1 << bit)
     }
 
-    /// Scores the candidates as exact search does.
-    fn rescore(&self, embedding: &[f64], scratch: &mut Scratch) -> Vec<Hit> {
+    /// Scores the best candidates as exact search does.
+    fn rescore(&self, embedding: &[f64], unit: f64, scratch: &mut Scratch) -> Vec<Hit> {
+        scratch.candidates.close(self.data.rows.len());
+        // coarse scores are off by some thousandths of the query's norm: a few ranks
+        let wanted = self.k + (self.k / 4).max(16);
+        if scratch.candidates.rows.len() > 2 * wanted {
+            self.keep_best_by_coarse_weights(wanted, unit, scratch);
+        }
         let rows = &self.data.rows;
         let atoms = self.source.atoms.expect("embeddings needs a dictionary");
         scratch.known.fill(0);
         scratch.wanted.clear();
-        let candidates = scratch.candidates.rows(rows.len());
-        for &row in candidates {
+        for &row in &scratch.candidates.rows {
             rows.for_each_latent(row as usize, |latent| {
                 // a latent without an atom, as only a damaged file holds, has weight 0
                 if (latent as usize) < rows.dim() {
@@ -252,11 +266,39 @@ impl Asked<'_> {
         let kernels = self.source.kernels;
         let weights = scratch.table.weights_mut();
         kernels.project_some(atoms.rows(), &scratch.wanted, embedding, weights);
-        let mut top = TopK::new(self.k);
+        self.best(self.k, &scratch.candidates.rows, &scratch.table)
+    }
+
+    /// Leaves those candidates that score best with weights from 8-bit atoms: all weights of
+    /// these cost a tenth of exact ones for the latents of a thousand rows.
+    fn keep_best_by_coarse_weights(&self, wanted: usize, unit: f64, scratch: &mut Scratch) {
+        let kernels = self.source.kernels;
+        let atoms = self.coarse;
+        scratch.routes.clear();
+        scratch.routes.resize(atoms.units.len(), 0);
+        kernels.route(&atoms.levels, &scratch.levels, &mut scratch.routes);
+        let weights = scratch.table.weights_mut();
+        for ((weight, &route), &atom_unit) in
+            weights.iter_mut().zip(&scratch.routes).zip(&atoms.units)
+        {
+            *weight = f64::from(route) * unit * f64::from(atom_unit);
+        }
+        let best = self.best(wanted, &scratch.candidates.rows, &scratch.table);
+        scratch.candidates.rows.clear();
+        let rows = best.into_iter().map(|hit| hit.position as u32);
+        scratch.candidates.rows.extend(rows);
+    }
+
+    /// The best of some rows, with the weights of a table.
+    fn best(&self, k: usize, rows: &[u32], table: &WeightTable) -> Vec<Hit> {
+        let mut top = TopK::new(k);
         let mut sum = [0.0];
-        for &row in candidates {
+        for &row in rows {
             let row = row as usize;
-            kernels.score_rows(rows, row..row + 1, &scratch.table, &mut sum);
+            let range = row..row + 1;
+            self.source
+                .kernels
+                .score_rows(&self.data.rows, range, table, &mut sum);
             top.push(sum[0] * self.data.scales.get(row), row as u64);
         }
         top.into_sorted()
@@ -312,14 +354,15 @@ impl Candidates {
         }
     }
 
-    /// The rows by ascending position, each once; those that do not exist are left out.
-    fn rows(&mut self, n: usize) -> &[u32] {
+    /// Leaves the wanted in `rows`, by ascending position and each once, without those that do
+    /// not exist.
+    fn close(&mut self, n: usize) {
         self.cut();
         self.rows.clear();
         self.rows.extend(self.keys.iter().map(|&key| !(key as u32)));
         self.rows.sort_unstable();
         self.rows.dedup();
-        self.rows.truncate(self.rows.partition_point(|&row| (row as usize) < n));
-        &self.rows
+        self.rows
+            .truncate(self.rows.partition_point(|&row| (row as usize) < n));
     }
 }
