@@ -190,14 +190,6 @@ impl RankedLayout {
         )
     }
 
-    /// The latent of `rank` alone.
-    #[inline(always)]
-    pub fn latent(&self, row: &[u8], rank: usize) -> u32 {
-        let offset = self.offsets[rank] as usize;
-        let bytes: [u8; 4] = row[offset..offset + 4].try_into().expect("four bytes");
-        u32::from_le_bytes(bytes) >> self.shifts[rank] & ((1 << self.latent_bits) - 1)
-    }
-
     /// Writes a field into a zeroed row.
     pub fn set_field(&self, row: &mut [u8], rank: usize, latent: u32, negative: bool, level: u32) {
         let field =

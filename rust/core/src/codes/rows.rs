@@ -232,19 +232,24 @@ impl<'a> RowsView<'a> {
         &self.data[row * layout.row_bytes()..(row + 1) * layout.row_bytes()]
     }
 
-    /// Calls `see` with each latent of a row, in rank order.
+    /// Calls `each` with the latents of row `row` that are below the dim.
     #[inline]
-    pub fn for_each_latent(&self, row: usize, mut see: impl FnMut(u32)) {
+    pub fn for_each_latent(&self, row: usize, mut each: impl FnMut(usize)) {
+        let dim = self.dim;
+        let mut known = |latent: u32| {
+            if (latent as usize) < dim {
+                each(latent as usize);
+            }
+        };
         match self.coding {
             RowCoding::Plain(format, span) => {
-                let (latents, _) = self.plain_row(format, span, row);
-                for latent in latents.chunks_exact(format.latent_bytes()) {
-                    see(latent_of(latent));
-                }
+                let (bytes, _) = self.plain_row(format, span, row);
+                let latents = bytes.chunks_exact(format.latent_bytes());
+                latents.for_each(|latent| known(latent_of(latent)));
             }
             RowCoding::Ranked(layout) => {
                 let bytes = self.ranked_row(layout, row);
-                (0..layout.width()).for_each(|rank| see(layout.latent(bytes, rank)));
+                (0..layout.width()).for_each(|rank| known(layout.raw_field(bytes, rank).0));
             }
         }
     }

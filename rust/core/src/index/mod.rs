@@ -440,8 +440,8 @@ impl Index {
         let mut found = if let Some(setting) = approximate {
             let parts = self.approximate_for(mode)?;
             search::approximate::search(&data, &source, parts, setting, k, selection, control)?
-        } else if selection.is_all() && search::batch::is_worth_it(&data, queries.len(), k) {
-            search::batch::search(&data, &source, k, control)?
+        } else if search::batch::is_worth_it(&data, queries.len(), k, selection) {
+            search::batch::search(&data, &source, k, selection, control)?
         } else {
             search::scan(&data, &source, k, selection, control)?
         };

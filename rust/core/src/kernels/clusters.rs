@@ -1,12 +1,10 @@
-//! Kernels of approximate search: routing to clusters, sums of sketches, weights of some latents,
-//! and the tiles that assign items to clusters.
+//! Kernels of approximate search: routing to clusters, sums of sketches, and the tiles that
+//! assign items to clusters.
 //!
 //! Routing and sketches are integers, so every instruction set gives the same numbers without
-//! more ado. Sums in floating point have one order each, whatever the width of a register: a
-//! tile adds term by term in every lane of its own, weights follow the order of the module's
-//! head.
+//! more ado. A tile adds term by term in every lane of its own, so its sums have one order
+//! whatever the width of a register.
 
-use super::generic::{sum_lanes, LANES};
 #[cfg(target_arch = "x86_64")]
 use super::x86_64::clusters as x86;
 use super::{Isa, Kernels};
@@ -19,9 +17,6 @@ pub const SKETCH_ROWS: usize = 32;
 pub const SKETCH_BYTES: usize = SKETCH_ROWS / 2;
 /// Entries of a subspace's codebook, and of its look-up table.
 pub const SKETCH_LEVELS: usize = 16;
-/// Atoms whose weights are summed side by side, so that the adders do not wait for each other.
-pub(super) const ATOMS_AT_ONCE: usize = 4;
-
 /// Calls a function of one name in the module of the instruction set of `$kernels`.
 macro_rules! dispatch {
     ($kernels:expr, $generic:path, $avx2:path, $avx512:path, ($($argument:expr),*)) => {
@@ -80,21 +75,6 @@ impl Kernels {
             x86::sketch_sums_avx512,
             (block, table, least, out)
         )
-    }
-
-    /// `weights[l] = sum_i atoms[l * d + i] * query[i]` for the latents `l` of `wanted`, in the
-    /// order of [`Kernels::project`], so with its bits.
-    ///
-    /// # Panics
-    /// Where a latent has no atom or no weight.
-    pub fn project_some(self, atoms: &[f32], wanted: &[u32], query: &[f64], weights: &mut [f64]) {
-        dispatch!(
-            self,
-            project_some,
-            x86::project_some_avx2,
-            x86::project_some_avx512,
-            (atoms, wanted, query, weights)
-        );
     }
 
     /// Finds for each vector the largest of the sums `sum_t value_t * tile[latent_t][column]`
@@ -231,50 +211,6 @@ pub(super) fn sketch_sums(
     out.iter()
         .enumerate()
         .fold(0, |mask, (row, &sum)| mask | u32::from(sum >= least) << row)
-}
-
-pub(super) fn project_some(atoms: &[f32], wanted: &[u32], query: &[f64], weights: &mut [f64]) {
-    let whole = query.len() - query.len() % LANES;
-    for &latent in wanted {
-        let [atom, ..] = atoms_of(atoms, &[latent], query.len());
-        let mut lanes = [0.0f64; LANES];
-        for (atom, query) in atom[..whole]
-            .chunks_exact(LANES)
-            .zip(query.chunks_exact(LANES))
-        {
-            for (lane, (&a, &q)) in lanes.iter_mut().zip(atom.iter().zip(query)) {
-                *lane += f64::from(a) * q;
-            }
-        }
-        weights[latent as usize] = finish(lanes, atom, query);
-    }
-}
-
-/// The atoms of up to [`ATOMS_AT_ONCE`] latents, `d` numbers each; the first one again where
-/// there are fewer.
-///
-/// # Panics
-/// Where a latent has no atom, or there is none.
-#[inline(always)]
-pub(super) fn atoms_of<'a>(
-    atoms: &'a [f32],
-    latents: &[u32],
-    d: usize,
-) -> [&'a [f32]; ATOMS_AT_ONCE] {
-    std::array::from_fn(|n| {
-        let latent = latents.get(n).copied().unwrap_or(latents[0]) as usize;
-        &atoms[latent * d..(latent + 1) * d]
-    })
-}
-
-/// A sum of products from its lanes, in which the last `d % 8` are missing.
-#[inline(always)]
-pub(super) fn finish(mut lanes: [f64; LANES], atom: &[f32], query: &[f64]) -> f64 {
-    let whole = query.len() - query.len() % LANES;
-    for ((lane, &a), &q) in lanes.iter_mut().zip(&atom[whole..]).zip(&query[whole..]) {
-        *lane += f64::from(a) * q;
-    }
-    sum_lanes(lanes)
 }
 
 #[inline(always)]

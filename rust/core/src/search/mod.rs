@@ -10,6 +10,7 @@ pub mod integer;
 pub mod request;
 pub mod scan;
 pub mod selection;
+pub mod tiles;
 pub mod top_k;
 pub mod weights;
 

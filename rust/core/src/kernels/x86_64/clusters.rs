@@ -11,8 +11,7 @@
 
 use std::arch::x86_64::*;
 
-use crate::kernels::clusters::{self as plain, finish, Vectors, ATOMS_AT_ONCE, SKETCH_ROWS};
-use crate::kernels::generic::LANES;
+use crate::kernels::clusters::{self as plain, Vectors, SKETCH_ROWS};
 
 /// Compiles a plain loop again for two instruction sets.
 macro_rules! recompiled {
@@ -52,77 +51,6 @@ recompiled!(
     nearest_levels_avx512,
     (x: &[f32], book: &[f32], width: usize, codes: &mut [u8])
 );
-
-/// [`Kernels::project_some`](crate::kernels::Kernels::project_some). Written out, since the
-/// compiler tears the lanes of the plain loop apart (ten times slower).
-///
-/// # Safety
-/// The CPU has AVX2.
-#[target_feature(enable = "avx2")]
-pub unsafe fn project_some_avx2(atoms: &[f32], wanted: &[u32], query: &[f64], weights: &mut [f64]) {
-    let d = query.len();
-    for latents in wanted.chunks(ATOMS_AT_ONCE) {
-        let rows = plain::atoms_of(atoms, latents, d);
-        let mut sums = [[_mm256_setzero_pd(); 2]; ATOMS_AT_ONCE];
-        for start in (0..d - d % LANES).step_by(LANES) {
-            // SAFETY: query and rows have d numbers, of which eight from `start` on.
-            unsafe {
-                let query = query.as_ptr().add(start);
-                let query = [_mm256_loadu_pd(query), _mm256_loadu_pd(query.add(4))];
-                for (sums, row) in sums.iter_mut().zip(rows) {
-                    let row = row.as_ptr().add(start);
-                    for half in 0..2 {
-                        let atom = _mm256_cvtps_pd(_mm_loadu_ps(row.add(4 * half)));
-                        sums[half] = _mm256_add_pd(sums[half], _mm256_mul_pd(atom, query[half]));
-                    }
-                }
-            }
-        }
-        for ((&latent, row), sums) in latents.iter().zip(rows).zip(sums) {
-            let mut lanes = [0.0f64; LANES];
-            // SAFETY: eight lanes have room for two registers of four.
-            unsafe {
-                _mm256_storeu_pd(lanes.as_mut_ptr(), sums[0]);
-                _mm256_storeu_pd(lanes.as_mut_ptr().add(4), sums[1]);
-            }
-            weights[latent as usize] = finish(lanes, row, query);
-        }
-    }
-}
-
-/// [`Kernels::project_some`](crate::kernels::Kernels::project_some).
-///
-/// # Safety
-/// The CPU has AVX-512 F, VL, BW and DQ.
-#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq")]
-pub unsafe fn project_some_avx512(
-    atoms: &[f32],
-    wanted: &[u32],
-    query: &[f64],
-    weights: &mut [f64],
-) {
-    let d = query.len();
-    for latents in wanted.chunks(ATOMS_AT_ONCE) {
-        let rows = plain::atoms_of(atoms, latents, d);
-        let mut sums = [_mm512_setzero_pd(); ATOMS_AT_ONCE];
-        for start in (0..d - d % LANES).step_by(LANES) {
-            // SAFETY: query and rows have d numbers, of which eight from `start` on.
-            unsafe {
-                let query = _mm512_loadu_pd(query.as_ptr().add(start));
-                for (sum, row) in sums.iter_mut().zip(rows) {
-                    let atom = _mm512_cvtps_pd(_mm256_loadu_ps(row.as_ptr().add(start)));
-                    *sum = _mm512_add_pd(*sum, _mm512_mul_pd(atom, query));
-                }
-            }
-        }
-        for ((&latent, row), sum) in latents.iter().zip(rows).zip(sums) {
-            let mut lanes = [0.0f64; LANES];
-            // SAFETY: eight lanes have room for one register.
-            unsafe { _mm512_storeu_pd(lanes.as_mut_ptr(), sum) };
-            weights[latent as usize] = finish(lanes, row, query);
-        }
-    }
-}
 
 /// [`Kernels::sketch_sums`](crate::kernels::Kernels::sketch_sums).
 ///

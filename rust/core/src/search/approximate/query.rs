@@ -53,8 +53,10 @@ pub fn search(
                     what: "a table of query weights",
                     bytes: *bytes,
                 })?;
-                let embedding = source.embeddings(query..query + 1)?;
-                let hits = asked.search(query, &embedding, scratch);
+                let embedding = source.embeddings(query..query + 1)?.ok_or_else(|| {
+                    Error::argument("approximate search compares embeddings, not codes")
+                })?;
+                let hits = asked.search(query, &embedding, scratch)?;
                 control.advance(1);
                 Ok(hits)
             },
@@ -65,7 +67,7 @@ pub fn search(
 /// What one thread works with.
 struct Scratch {
     table: WeightTable,
-    /// Which latents have their weight in `table`, a bit each.
+    /// Which latents the rows to score hold, a bit each, and their list.
     known: Vec<u64>,
     wanted: Vec<u32>,
     levels: Vec<i16>,
@@ -103,11 +105,9 @@ struct Asked<'a> {
 }
 
 impl Asked<'_> {
-    /// # Panics
-    /// Where the weights' source has no dictionary.
-    fn search(&self, query: usize, embedding: &[f64], scratch: &mut Scratch) -> Vec<Hit> {
+    fn search(&self, query: usize, embedding: &[f64], scratch: &mut Scratch) -> Result<Vec<Hit>> {
         if self.k == 0 {
-            return Vec::new();
+            return Ok(Vec::new());
         }
         let unit = self.route(embedding, scratch);
         scratch
@@ -240,33 +240,31 @@ impl Asked<'_> {
     }
 
     /// Scores the best candidates as exact search does.
-    fn rescore(&self, embedding: &[f64], unit: f64, scratch: &mut Scratch) -> Vec<Hit> {
+    fn rescore(&self, embedding: &[f64], unit: f64, scratch: &mut Scratch) -> Result<Vec<Hit>> {
         scratch.candidates.close(self.data.rows.len());
         // coarse scores are off by some thousandths of the query's norm: a few ranks
         let wanted = self.k + (self.k / 4).max(16);
         if scratch.candidates.rows.len() > 2 * wanted {
             self.keep_best_by_coarse_weights(wanted, unit, scratch);
         }
-        let rows = &self.data.rows;
-        let atoms = self.source.atoms.expect("embeddings needs a dictionary");
-        scratch.known.fill(0);
-        scratch.wanted.clear();
+        let known = &mut scratch.known;
+        known.fill(0);
         for &row in &scratch.candidates.rows {
-            rows.for_each_latent(row as usize, |latent| {
-                // a latent without an atom, as only a damaged file holds, has weight 0
-                if (latent as usize) < rows.dim() {
-                    let (word, bit) = (&mut scratch.known[latent as usize / 64], latent % 64);
-                    if *word >> bit & 1 == 0 {
-                        *word |= 1 << bit;
-                        scratch.wanted.push(latent);
-                    }
-                }
+            self.data.rows.for_each_latent(row as usize, |latent| {
+                known[latent / 64] |= 1 << (latent % 64);
             });
         }
-        let kernels = self.source.kernels;
-        let weights = scratch.table.weights_mut();
-        kernels.project_some(atoms.rows(), &scratch.wanted, embedding, weights);
-        self.best(self.k, &scratch.candidates.rows, &scratch.table)
+        scratch.wanted.clear();
+        for (&word, first) in known.iter().zip((0u32..).step_by(64)) {
+            let mut word = word;
+            while word != 0 {
+                scratch.wanted.push(first + word.trailing_zeros());
+                word &= word - 1;
+            }
+        }
+        self.source
+            .fill_latents(embedding, &scratch.wanted, &mut scratch.table)?;
+        Ok(self.best(self.k, &scratch.candidates.rows, &scratch.table))
     }
 
     /// Leaves those candidates that score best with weights from 8-bit atoms: all weights of
