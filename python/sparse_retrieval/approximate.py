@@ -79,6 +79,11 @@ def tune(
         raise TypeError(f"target is {target!r}; expected a number")
     if not 0 < target <= 1:
         raise ValueError(f"target is {target}; expected more than 0, at most 1")
+    if index.n_clusters == 0:
+        raise ValueError(
+            "this index has no clusters, which approximate search needs; build it with "
+            "approximate=True, or make one with index.with_clusters()"
+        )
     asked = own_queries(index) if queries is None else as_rows(queries, "queries", np.float64)
     if len(asked) == 0:
         raise ValueError("queries are empty; expected at least one")

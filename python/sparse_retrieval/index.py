@@ -523,7 +523,7 @@ class SparseIndex:
         """
         built = self._native.with_clusters(
             clusters=None if clusters is None else as_count(clusters, "clusters"),
-            seed=as_count(seed, "seed", least=0),
+            seed=as_count(seed, "seed", least=0, most=2**63 - 1),
             threads=_as_threads(threads),
             progress=progress,
         )

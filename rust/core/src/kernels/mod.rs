@@ -316,3 +316,5 @@ impl Kernels {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_clusters;
