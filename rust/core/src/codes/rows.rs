@@ -232,6 +232,15 @@ impl<'a> RowsView<'a> {
         &self.data[row * layout.row_bytes()..(row + 1) * layout.row_bytes()]
     }
 
+    /// The bytes of row `row`, its latents' where they stand apart: to be asked for ahead of use.
+    #[inline(always)]
+    pub fn bytes_of(&self, row: usize) -> &'a [u8] {
+        match self.coding {
+            RowCoding::Plain(format, span) => self.plain_row(format, span, row).0,
+            RowCoding::Ranked(layout) => self.ranked_row(layout, row),
+        }
+    }
+
     /// Calls `each` with the latents of row `row` that are below the dim.
     #[inline]
     pub fn for_each_latent(&self, row: usize, mut each: impl FnMut(usize)) {

@@ -7,10 +7,18 @@ use rayon::prelude::*;
 use super::sketch::Table;
 use super::{Approximate, Clusters, CoarseAtoms};
 use crate::control::Control;
-use crate::kernels::clusters::{SKETCH_BYTES, SKETCH_ROWS};
+use crate::kernels::clusters::{prefetch, SKETCH_BYTES, SKETCH_ROWS};
 use crate::kernels::WeightTable;
 use crate::search::{Hit, ScanRows, Selection, TopK, WeightSource};
 use crate::{Error, Result};
+
+/// Rows whose bytes are asked for ahead of the row that is scored: they stand anywhere.
+const ROWS_AHEAD: usize = 8;
+/// Cache lines of the next cluster's sketches that are asked for while this one is looked at;
+/// those that follow are found by the CPU itself.
+const LINES_AHEAD: usize = 16;
+/// Bytes of a cache line.
+const LINE_BYTES: usize = 64;
 
 /// The best k rows of each query among those that the setting lets it find; always k of them,
 /// or all that the selection admits, where they are fewer. Runs on the current rayon pool, one
@@ -168,9 +176,23 @@ impl Asked<'_> {
             if visited == self.setting.clusters {
                 scratch.order[visited..].sort_unstable_by(nearer);
             }
+            if let Some(&(_, ahead)) = scratch.order.get(visited + 1) {
+                self.prefetch_cluster(ahead as usize);
+            }
             let cluster = scratch.order[visited].1 as usize;
             seen += self.visit_cluster(query, cluster, unit, scratch);
         }
+    }
+
+    /// Asks for the first sketches of a cluster and the list of its rows.
+    fn prefetch_cluster(&self, cluster: usize) {
+        let range = self.clusters.range(cluster);
+        let block_bytes = self.clusters.subspaces * SKETCH_BYTES;
+        let first = range.start / SKETCH_ROWS * block_bytes;
+        let sketches = &self.clusters.sketches[first..];
+        let ahead = sketches.chunks(LINE_BYTES).take(LINES_AHEAD);
+        ahead.for_each(prefetch);
+        prefetch(bytemuck::cast_slice(&self.clusters.rows[range]));
     }
 
     /// Returns how many rows the selection admits; the best become candidates.
@@ -291,7 +313,10 @@ impl Asked<'_> {
     fn best(&self, k: usize, rows: &[u32], table: &WeightTable) -> Vec<Hit> {
         let mut top = TopK::new(k);
         let mut sum = [0.0];
-        for &row in rows {
+        for (i, &row) in rows.iter().enumerate() {
+            if let Some(&ahead) = rows.get(i + ROWS_AHEAD) {
+                prefetch(self.data.rows.bytes_of(ahead as usize));
+            }
             let row = row as usize;
             let range = row..row + 1;
             self.source
