@@ -6,6 +6,7 @@ use std::sync::Arc;
 use numpy::{IntoPyArray, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+use sparse_retrieval::control::Control;
 use sparse_retrieval::format::ItemNorm;
 use sparse_retrieval::index::{
     BuildOptions, DictionaryData, Index as CoreIndex, Tuned, ValueCoding,
@@ -19,7 +20,7 @@ use sparse_retrieval::Error;
 
 use crate::codes;
 use crate::error::to_python;
-use crate::gate::gate;
+use crate::gate::{gate, gate_short};
 use crate::selection::{Bitmap, Excluded, ExcludedIds};
 
 type Results<'py> = (Bound<'py, PyArray2<f64>>, Bound<'py, PyArray2<i64>>);
@@ -441,7 +442,8 @@ impl Index {
         let mode = Mode::from_name(asked.mode).map_err(to_python)?;
         // read while attached: os.environ is written under the interpreter's lock
         let kernels = Kernels::from_environment().map_err(to_python)?;
-        let (scores, ids, found) = gate(py, threads, progress, |control| {
+        let is_short = asked.approximate.is_some() && queries.len() == 1;
+        let work = |control: &Control| {
             let exclusions = asked
                 .exclude
                 .map(|excluded| excluded.in_index(&self.core))
@@ -459,7 +461,12 @@ impl Index {
             };
             let hits = self.core.search(queries, &request, control)?;
             flatten(&hits, self.core.ids())
-        })?;
+        };
+        let (scores, ids, found) = if is_short {
+            gate_short(py, work)?
+        } else {
+            gate(py, threads, progress, work)?
+        };
         let shape = [scores.len() / found.max(1), found];
         let shape = if found == 0 {
             [queries.len(), 0]

@@ -64,6 +64,16 @@ impl Scales<'_> {
         }
     }
 
+    /// The bytes of the scales from this row on: to be asked for ahead of use.
+    #[inline]
+    pub(super) fn bytes_from(&self, row: usize) -> &[u8] {
+        match self {
+            Self::One => &[],
+            Self::Float32(scales) => bytemuck::cast_slice(&scales[row..]),
+            Self::Float16(scales, _) => bytemuck::cast_slice(&scales[row..]),
+        }
+    }
+
     fn apply(&self, rows: Range<usize>, sums: &mut [f64]) {
         match self {
             Self::One => {}

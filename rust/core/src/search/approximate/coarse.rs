@@ -1,7 +1,5 @@
 //! Vectors in 8 bits: what routes and coarse weights are computed with.
 
-use rayon::prelude::*;
-
 use crate::search::Atoms;
 
 /// The largest level.
@@ -35,9 +33,10 @@ impl CoarseAtoms {
     pub fn of(atoms: Atoms<'_>) -> Self {
         let d = atoms.d();
         let mut levels = vec![0i8; atoms.rows().len()];
+        // some milliseconds, once: not worth a pool, which a single query may not be in
         let units = levels
-            .par_chunks_exact_mut(d)
-            .zip(atoms.rows().par_chunks_exact(d))
+            .chunks_exact_mut(d)
+            .zip(atoms.rows().chunks_exact(d))
             .map(|(levels, atom)| quantise(atom, levels))
             .collect();
         Self { levels, units }

@@ -20,9 +20,15 @@ const LINES_AHEAD: usize = 16;
 /// Bytes of a cache line.
 const LINE_BYTES: usize = 64;
 
+/// How much a sketch counts beside the centroid. Quantising shortens what a row has beyond its
+/// centroid; for a query of no relation the mean error is 0 at 1, but of the rows that matter,
+/// which lie in the query's direction, it takes too much. 1.3 keeps .982 of the exact top 100 where
+/// 1 keeps .973 (a million rows, 256 clusters, 800 rescored); 1.1 to 1.5 differ by .005.
+const SKETCH_GAIN: f64 = 1.3;
+
 /// The best k rows of each query among those that the setting lets it find; always k of them,
 /// or all that the selection admits, where they are fewer. Runs on the current rayon pool, one
-/// query a task.
+/// query a task; a single query on the calling thread, in a pool or not.
 ///
 /// Where rows are left out by a selection, clusters are visited until as many admitted rows were
 /// seen as shall be rescored, so that a strict filter does not cost recall.
@@ -51,25 +57,21 @@ pub fn search(
         k,
         selection,
     };
-    (0..source.queries.len())
-        .into_par_iter()
-        .map_init(
-            || Scratch::new(data),
-            |scratch, query| {
-                control.check()?;
-                let scratch = scratch.as_mut().map_err(|bytes| Error::OutOfMemory {
-                    what: "a table of query weights",
-                    bytes: *bytes,
-                })?;
-                let embedding = source.embeddings(query..query + 1)?.ok_or_else(|| {
-                    Error::argument("approximate search compares embeddings, not codes")
-                })?;
-                let hits = asked.search(query, &embedding, scratch)?;
-                control.advance(1);
-                Ok(hits)
-            },
-        )
-        .collect()
+    let answer = |scratch: &mut Option<Scratch>, query| {
+        control.check()?;
+        let scratch = match scratch {
+            Some(scratch) => scratch,
+            None => scratch.insert(Scratch::new(data)?),
+        };
+        let hits = asked.search(query, scratch)?;
+        control.advance(1);
+        Ok(hits)
+    };
+    match source.queries.len() {
+        // on this thread: handing it to another costs as much as the search
+        1 => Ok(vec![answer(&mut None, 0)?]),
+        n => (0..n).into_par_iter().map_init(|| None, answer).collect(),
+    }
 }
 
 /// What one thread works with.
@@ -86,10 +88,9 @@ struct Scratch {
 }
 
 impl Scratch {
-    fn new(data: &ScanRows<'_>) -> std::result::Result<Self, usize> {
+    fn new(data: &ScanRows<'_>) -> Result<Self> {
         Ok(Self {
-            table: WeightTable::zeros(&data.rows)
-                .map_err(|_| data.rows.dim() * size_of::<f64>())?,
+            table: WeightTable::zeros(&data.rows)?,
             known: vec![0; data.rows.dim().div_ceil(64)],
             wanted: Vec::new(),
             levels: Vec::new(),
@@ -113,10 +114,15 @@ struct Asked<'a> {
 }
 
 impl Asked<'_> {
-    fn search(&self, query: usize, embedding: &[f64], scratch: &mut Scratch) -> Result<Vec<Hit>> {
+    fn search(&self, query: usize, scratch: &mut Scratch) -> Result<Vec<Hit>> {
         if self.k == 0 {
             return Ok(Vec::new());
         }
+        let embedding = self
+            .source
+            .embeddings(query..query + 1)?
+            .ok_or_else(|| Error::argument("approximate search compares embeddings, not codes"))?;
+        let embedding = embedding.as_slice();
         let unit = self.route(embedding, scratch);
         scratch
             .sketch
@@ -206,8 +212,9 @@ impl Asked<'_> {
         let clusters = self.clusters;
         let [centroid_unit, share] = clusters.scales[cluster].map(f64::from);
         let route = f64::from(scratch.routes[cluster]) * unit * centroid_unit * share;
-        // `as` saturates; a 2^30 leaves room for the sum
-        let base = ((route / scratch.sketch.unit).round() as i32).clamp(-(1 << 30), 1 << 30);
+        // `as` saturates; 2^30 leaves room for the sum
+        let base =
+            ((route / SKETCH_GAIN / scratch.sketch.unit).round() as i32).clamp(-(1 << 30), 1 << 30);
         let range = clusters.range(cluster);
         let table = &scratch.sketch;
         let is_all = self.selection.is_all();
@@ -316,6 +323,7 @@ impl Asked<'_> {
         for (i, &row) in rows.iter().enumerate() {
             if let Some(&ahead) = rows.get(i + ROWS_AHEAD) {
                 prefetch(self.data.rows.bytes_of(ahead as usize));
+                prefetch(self.data.scales.bytes_from(ahead as usize));
             }
             let row = row as usize;
             let range = row..row + 1;
