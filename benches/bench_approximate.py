@@ -8,8 +8,9 @@ keeps corpora and indexes between runs, so that a run that was cut short goes on
 share of the true 100 nearest (of the float16 embeddings) among the 100 returned; ``kept`` is
 the share of what our exact search returns. Every setting is timed in every round, one after the
 other: queries alone by the clock, their median, and a batch by the processor's time, which is
-the same on an idle machine and does not count what others take of a busy one. Medians over the rounds are written to ``benches/results/approximate.json``, which
-``benches/render_docs.py`` turns into the tables and pictures of the docs.
+the same on an idle machine and does not count what others take of a busy one. Medians over the
+rounds are written to ``benches/results/approximate.json``, which ``benches/render_docs.py``
+turns into the tables and pictures of the docs.
 """
 
 from __future__ import annotations

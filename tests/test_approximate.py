@@ -271,7 +271,7 @@ def test_arguments_are_checked(plain, clustered, queries):
         sparse.with_clusters()
     with pytest.raises(ValueError, match="compares embeddings"):
         sr.SparseIndex.from_codes(sr.SparseCodes([[0, 1]], [[1, 2]], dim=4), approximate=True)
-    everyway, rng = random_index(2, 50, modes=("sparse", "dense"))
+    everyway, _ = random_index(2, 50, modes=("sparse", "dense"))
     everyway = everyway.with_clusters(4)
     codes = sr.SparseCodes([[0, 1]], [[1, 2]], dim=40)
     with pytest.raises(ValueError, match="exact search alone"):
@@ -285,13 +285,13 @@ def test_false_and_none_are_exact_search(clustered, queries):
 
 
 def test_an_interrupt_ends_clustering(plain):
-    class Stop(Exception):
+    class StopError(Exception):
         pass
 
     def stop(done):
-        raise Stop
+        raise StopError
 
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         plain.with_clusters(2000, progress=stop)
 
 
