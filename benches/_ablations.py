@@ -63,21 +63,22 @@ def _row(
     }
 
 
-def learning(study: Study) -> list[dict[str, Any]]:
-    """Rounds and momentum of the learning, a mean or none, and how levels are chosen."""
-    rows = []
-    for rounds, momentum in ((8, 0.8), (16, 0.8), (12, 0.0), (12, 0.8)):
-        dictionary, fit_s = _fit(study, rounds=rounds, momentum=momentum)
-        codes = dictionary.encode(study.items, k=K)
-        name = f"{rounds} rounds, momentum {momentum:g}"
-        rows.append(_row(study, name, dictionary, codes, fit_s))
-    # the last dictionary is the default one
+def learnt(study: Study, *, rounds: int = ROUNDS, momentum: float = 0.8) -> list[dict[str, Any]]:
+    """Rounds and momentum of the learning."""
+    dictionary, fit_s = _fit(study, rounds=rounds, momentum=momentum)
+    codes = dictionary.encode(study.items, k=K)
+    return [_row(study, f"{rounds} rounds, momentum {momentum:g}", dictionary, codes, fit_s)]
+
+
+def levels(study: Study) -> list[dict[str, Any]]:
+    """What is done by default, and levels that are chosen one by one."""
+    dictionary, fit_s = _fit(study)
+    codes = dictionary.encode(study.items, k=K)
+    together = _row(study, f"{ROUNDS} rounds, momentum 0.8", dictionary, codes, fit_s)
     apart = levels_apart(dictionary, codes)
-    name = "12 rounds, momentum 0.8, each level chosen alone"
-    rows.append(
-        _row(study, name, dictionary, apart, fit_s, value_bits=32, n_bytes=rows[-1]["bytes"])
-    )
-    return rows
+    name = "the same, each level chosen alone"
+    options = {"value_bits": 32, "n_bytes": together["bytes"]}
+    return [together, _row(study, name, dictionary, apart, fit_s, **options)]
 
 
 def mean(study: Study) -> list[dict[str, Any]]:
@@ -180,8 +181,11 @@ def _lloyd(magnitudes: NDArray[np.float64]) -> NDArray[np.float64]:
 
 #: Parts of the benchmark by name.
 PARTS: dict[str, Callable[[Study], list[dict[str, Any]]]] = {
-    "ablation-learning": learning,
+    "ablation-levels": levels,
+    "ablation-momentum-0": lambda study: learnt(study, momentum=0.0),
     "ablation-mean": mean,
     "ablation-covariance": covariance,
+    "ablation-rounds-8": lambda study: learnt(study, rounds=8),
+    "ablation-rounds-16": lambda study: learnt(study, rounds=16),
     "ablation-atoms": atoms,
 }
