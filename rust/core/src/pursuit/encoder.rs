@@ -11,8 +11,9 @@ use super::csr::Encoded;
 use super::gram::{zeroed_blocks, Gram, Precision, Rows};
 use super::matching::{pursue, Atoms, Workspace};
 use super::projection::Projection;
-use super::{blocks, free, gemm, items, topk};
+use super::{blocks, free, items, topk};
 use crate::control::Control;
+use crate::gemm;
 use crate::kernels::Kernels;
 use crate::{Error, Result};
 

@@ -180,10 +180,11 @@ macro_rules! multiply_vectors {
                 let mut sums = [[$zero(); $vectors]; TILE];
                 for ((((atoms, x0), x1), x2), x3) in atoms.iter().zip(x0).zip(x1).zip(x2).zip(x3) {
                     let start = atoms.0[first..first + $vectors * LANES].as_ptr();
-                    // SAFETY: the slice just taken holds `$vectors` registers of LANES pairs;
-                    // blocks are aligned to 64 bytes and `first` is a multiple of LANES.
-                    let a: [$vector; $vectors] =
-                        std::array::from_fn(|v| unsafe { $load(start.add(v * LANES).cast()) });
+                    let a: [$vector; $vectors] = std::array::from_fn(|v| {
+                        // SAFETY: the slice just taken holds `$vectors` registers of LANES pairs;
+                        // blocks are aligned to 64 bytes and `first` is a multiple of LANES.
+                        unsafe { $load(start.add(v * LANES).cast()) }
+                    });
                     for (sums, x) in sums.iter_mut().zip([x0, x1, x2, x3]) {
                         let $x = $spread(bytemuck::cast(*x));
                         for (sum, $a) in sums.iter_mut().zip(a) {
