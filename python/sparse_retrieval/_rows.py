@@ -24,6 +24,10 @@ _BATCH_ROWS = 8192
 _BUFFER_BYTES = 1 << 20
 
 
+class UnsoundFileError(ValueError):
+    """A file is not of the kind that its suffix says, or is damaged."""
+
+
 def open_rows(x: Any, column: str | None = None) -> Any:
     """Rows behind a path; anything but a path is handed back.
 
@@ -47,8 +51,8 @@ def open_rows(x: Any, column: str | None = None) -> Any:
     OSError
         If the file cannot be read.
     ValueError
-        If it is of neither kind, damaged, or has no such column; or a column is named and x is
-        no Parquet file.
+        If it is of neither kind, damaged (`UnsoundFileError`), or has no such column; or a
+        column is named and x is no Parquet file.
     """
     path = Path(x) if isinstance(x, str | os.PathLike) else None
     suffix = "" if path is None else path.suffix.lower()
@@ -65,7 +69,7 @@ def open_rows(x: Any, column: str | None = None) -> Any:
     try:
         return np.lib.format.open_memmap(path, mode="r")
     except ValueError as error:
-        raise ValueError(f"{path} is not a sound .npy file of numbers: {error}") from None
+        raise UnsoundFileError(f"{path} is not a sound .npy file of numbers: {error}") from None
 
 
 class ParquetRows:
@@ -101,7 +105,7 @@ class ParquetRows:
         try:
             self._file = parquet.ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False)
         except self._arrow.ArrowInvalid as error:
-            raise ValueError(f"{path} is not a sound .parquet file: {error}") from None
+            raise UnsoundFileError(f"{path} is not a sound .parquet file: {error}") from None
         self._column = self._chosen(column)
         metadata = self._file.metadata
         counts = [metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)]

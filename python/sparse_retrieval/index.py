@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from sparse_retrieval import _native as native
 from sparse_retrieval._arrays import as_count, as_rows
+from sparse_retrieval._rows import open_rows
 from sparse_retrieval.codes import SparseCodes, as_codes, holds_codes
 from sparse_retrieval.dictionary import Dictionary
 from sparse_retrieval.selection import Bitmap, as_exclusions, as_filter, as_ids
@@ -195,6 +196,7 @@ class SparseIndex:
         metadata: Any = None,
         rounds: int = 12,
         seed: int = 0,
+        column: str | None = None,
         threads: int | None = None,
         progress: bool | None = None,
     ) -> SparseIndex:
@@ -207,9 +209,11 @@ class SparseIndex:
 
         Parameters
         ----------
-        x : array_like of float, shape (n, d)
-            Any real dtype; at least 100 rows unless a dictionary is given. A memmap is read in
-            batches.
+        x : array_like of float, shape (n, d), or path
+            Any real dtype; at least 100 rows unless a dictionary is given. A memmap, or anything
+            with a shape that slices to arrays, is read in batches; so are a file ``.npy`` and
+            the lists of numbers in a file ``.parquet``, by its path. Memory then holds a batch,
+            8 k bytes of code an item, and the index.
         k : int, optional
             Nonzeros an item. Default 32, at most half of the atoms.
         bytes_per_item : float, optional
@@ -229,6 +233,8 @@ class SparseIndex:
             Rounds of learning; each helps less than the one before it.
         seed : int, default 0
             Of the learning.
+        column : str, optional
+            Of a Parquet file. Default: the only column of lists of numbers.
         progress : bool, optional
             Show bars on stderr. Default: if that is a terminal and tqdm is installed.
 
@@ -240,6 +246,8 @@ class SparseIndex:
         ------
         TypeError
             If x does not hold real numbers, or an argument is of the wrong kind.
+        ImportError, OSError
+            If x is a path: pyarrow is needed and not installed, or the file cannot be read.
         ValueError
             If a row is not finite (the message names it), there are too few rows, or arguments
             do not fit each other.
@@ -260,6 +268,7 @@ class SparseIndex:
         if dictionary is not None and not isinstance(dictionary, Dictionary):
             raise TypeError(f"dictionary is {type(dictionary).__name__}; expected Dictionary")
         bits = _as_bits(value_bits)
+        x = open_rows(x, column)
         if not hasattr(x, "shape"):
             x = as_rows(x, "x", np.float32)
         n = len(x)
