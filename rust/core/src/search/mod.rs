@@ -7,12 +7,14 @@ pub mod batch;
 pub mod candidates;
 pub mod integer;
 pub mod request;
+pub mod rescore;
 pub mod scan;
 pub mod selection;
 pub mod top_k;
 pub mod weights;
 
 pub use request::Request;
+pub use rescore::rescore;
 pub use scan::{scan, Scales, ScanRows};
 pub use selection::{Bitmap, Exclusions, Selection};
 pub use top_k::{Hit, TopK};
