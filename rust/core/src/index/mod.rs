@@ -428,9 +428,8 @@ impl Index {
             mean: self.mean(),
             kernels,
         };
-        let mut found = if selection.is_all() && search::batch::is_worth_it(&data, queries.len(), k)
-        {
-            search::batch::search(&data, &source, k, control)?
+        let mut found = if search::batch::is_worth_it(&data, queries.len(), k, selection) {
+            search::batch::search(&data, &source, k, selection, control)?
         } else {
             search::scan(&data, &source, k, selection, control)?
         };

@@ -113,6 +113,7 @@ impl WeightTable {
 }
 
 type ScoreRows = unsafe fn(&RowsView<'_>, Range<usize>, &WeightTable, &mut [f64]);
+type ProjectSome = unsafe fn(&[f32], usize, &[u32], &[f64], &mut [f64]);
 type PassRows = unsafe fn(&Tile, &IntegerRows, Range<usize>, &[f32; TILE], &mut Passed) -> usize;
 type Project = unsafe fn(&[f32], &[f64], usize, &mut [&mut [f64]]);
 
@@ -122,6 +123,7 @@ pub struct Kernels {
     isa: Isa,
     score_rows: ScoreRows,
     project: Project,
+    project_some: ProjectSome,
     pass_rows: PassRows,
     tile_layout: TileLayout,
 }
@@ -134,6 +136,7 @@ impl Kernels {
                 isa,
                 score_rows: generic::score_rows,
                 project: generic::project,
+                project_some: generic::project_some,
                 pass_rows: tile::pass_rows,
                 tile_layout: tile::PLAIN,
             }),
@@ -142,6 +145,7 @@ impl Kernels {
                 isa,
                 score_rows: x86_64::avx2::score_rows,
                 project: x86_64::avx2::project,
+                project_some: x86_64::avx2::project_some,
                 pass_rows: x86_64::tile_avx2::pass_rows,
                 tile_layout: x86_64::tile_avx2::LAYOUT,
             }),
@@ -158,6 +162,7 @@ impl Kernels {
                     isa,
                     score_rows: x86_64::avx512::score_rows,
                     project: x86_64::avx512::project,
+                    project_some: x86_64::avx512::project_some,
                     pass_rows,
                     tile_layout,
                 }
@@ -253,7 +258,8 @@ impl Kernels {
     /// The caller keeps sums below 2^31.
     ///
     /// # Panics
-    /// Where the range leaves the rows, or tile and rows have other dims or layouts.
+    /// Where the range leaves the rows, tile and rows have other dims or layouts, or `passed` was
+    /// not drained.
     pub fn pass_rows(
         self,
         tile: &Tile,
@@ -264,6 +270,8 @@ impl Kernels {
     ) -> usize {
         assert!(range.start <= range.end && range.end <= rows.len());
         assert!(tile.fits(rows, self.tile_layout));
+        passed.set_order(self.tile_layout);
+        let thresholds = &self.tile_layout.to_slots(thresholds);
         // SAFETY: the CPU has the instructions (Self::of is the only way to a Kernels); the
         // range lies in the rows, and tile and rows fit each other and the kernel.
         unsafe { (self.pass_rows)(tile, rows, range, thresholds, passed) }
@@ -282,6 +290,26 @@ impl Kernels {
         assert!(out.iter().all(|out| out.len() == atoms.len() / d));
         // SAFETY: the CPU has the instructions (Self::of is the only way to a Kernels).
         unsafe { (self.project)(atoms, queries, d, out) }
+    }
+
+    /// Projects one query onto some atoms: `out[i]` is what [`Kernels::project`] gives for the
+    /// query and atom `latents[i]`.
+    ///
+    /// # Panics
+    /// Where `d` is 0, a latent has no atom, the query has not `d` numbers, or `out` not one a
+    /// latent.
+    pub fn project_some(
+        self,
+        atoms: &[f32],
+        d: usize,
+        latents: &[u32],
+        query: &[f64],
+        out: &mut [f64],
+    ) {
+        assert!(d > 0 && query.len() == d && out.len() == latents.len());
+        // SAFETY: the CPU has the instructions (Self::of is the only way to a Kernels); lengths
+        // were just checked, and atoms are taken as checked slices.
+        unsafe { (self.project_some)(atoms, d, latents, query, out) }
     }
 }
 

@@ -10,6 +10,7 @@ pub mod request;
 pub mod rescore;
 pub mod scan;
 pub mod selection;
+pub mod tiles;
 pub mod top_k;
 pub mod weights;
 
