@@ -312,3 +312,48 @@ fn scores_that_differ_by_less_than_the_bound_are_told_apart() {
         check(&data, &source, k, Selection::ALL, 2).unwrap();
     }
 }
+
+/// Two rows of one score but for a little, of which every rounding of the pass takes from the
+/// better one and gives to the other: without four fifths of the bound the better one is lost.
+#[test]
+fn a_row_whose_roundings_all_point_down_is_not_lost() {
+    // latent 0 sets the units of values and weights to 1; the better row has latents 1 to 8
+    // and the other 9 to 16
+    let values_up = [100.51f32; 8];
+    let row = |first: i64, values: [f32; 8]| {
+        let latents = [0].into_iter().chain(first..first + 8);
+        latents
+            .zip([127.0].into_iter().chain(values))
+            .collect::<Vec<_>>()
+    };
+    let rows = [row(1, [100.49; 8]), row(9, values_up)].concat();
+    let (latents, values): (Vec<i64>, Vec<f32>) = rows.into_iter().unzip();
+    let dim = 17;
+    let codes = Codes::from_csr(&[0i64, 9, 18], &latents, &values, dim).unwrap();
+    let mut weights = vec![127.0];
+    weights.extend([90.49; 8]);
+    weights.extend([90.51; 7]);
+    weights.push(90.20);
+    let identity: Vec<f32> = (0..dim * dim)
+        .map(|i| if i % (dim + 1) == 0 { 1.0 } else { 0.0 })
+        .collect();
+    let rows = Rows::pack(&codes, 0);
+    let data = ScanRows {
+        rows: rows.view(&codes),
+        scales: Scales::One,
+    };
+    let source = WeightSource {
+        queries: Queries::Dense {
+            rows: &weights,
+            d: dim,
+        },
+        mode: Mode::Dense,
+        metric: Metric::InnerProduct,
+        atoms: Some(Atoms::new(&identity, dim).unwrap()),
+        mean: None,
+        kernels: Kernels::best(),
+    };
+    let best = scan(&data, &source, 1, Selection::ALL, &Control::new()).unwrap();
+    assert_eq!(best[0][0].position, 0);
+    check(&data, &source, 1, Selection::ALL, 1).unwrap();
+}
