@@ -7,6 +7,7 @@ pub mod batch;
 pub mod candidates;
 pub mod integer;
 pub mod request;
+pub mod rescore;
 pub mod scan;
 pub mod selection;
 pub mod tiles;
@@ -14,6 +15,7 @@ pub mod top_k;
 pub mod weights;
 
 pub use request::Request;
+pub use rescore::rescore;
 pub use scan::{scan, Scales, ScanRows};
 pub use selection::{Bitmap, Exclusions, Selection};
 pub use top_k::{Hit, TopK};
