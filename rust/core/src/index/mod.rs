@@ -21,7 +21,8 @@ use crate::format::{
     self, section, Bytes, Cosines, Dtype, FilePart, Header, ItemNorm, SectionData,
 };
 use crate::search::{
-    self, Atoms, Hit, Metric, Mode, Queries, Request, Scales, ScanRows, WeightSource,
+    self, postings::PostingsView, Atoms, Hit, Metric, Mode, Queries, Request, Scales, ScanRows,
+    WeightSource,
 };
 use crate::{Error, Result};
 
@@ -299,6 +300,19 @@ impl Index {
         }
     }
 
+    /// The postings, where there are some.
+    pub fn postings(&self) -> Option<PostingsView<'_>> {
+        let block_items = self.header.postings?.block_items as usize;
+        PostingsView::new(
+            self.section(section::POSTINGS_LATENTS)?.numbers(),
+            self.section(section::POSTINGS_STARTS)?.numbers(),
+            self.section(section::POSTINGS)?.numbers(),
+            block_items,
+            self.len(),
+        )
+        .ok()
+    }
+
     /// True where every mode's scale of a row is 0.
     fn row_is_empty(&self, row: usize) -> bool {
         self.modes
@@ -414,7 +428,13 @@ impl Index {
             mean: self.mean(),
             kernels,
         };
-        let mut found = search::scan(&data, &source, k, control)?;
+        let postings = self
+            .postings()
+            .filter(|_| mode == Mode::Sparse && k_row.is_none());
+        let mut found = match postings {
+            Some(postings) => search::walk(&postings, &data, &source, k, control)?,
+            None => search::scan(&data, &source, k, control)?,
+        };
         if let Some(mean) = self.mean().filter(|_| mode.needs_dictionary()) {
             let constants = source.inner_products_with(mean)?;
             for (hits, constant) in found.iter_mut().zip(constants) {

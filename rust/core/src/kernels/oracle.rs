@@ -24,3 +24,17 @@ pub fn project(atom: &[f32], query: &[f64]) -> f64 {
     ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6]))
         + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]))
 }
+
+/// The places of the sums that are at least `least`.
+pub fn at_least(sums: &[u16], least: u16) -> Vec<u16> {
+    let places = (0..sums.len()).filter(|&i| sums[i] >= least);
+    places.map(|i| i as u16).collect()
+}
+
+/// What a list of (bound, positions) adds to sums, in double precision.
+pub fn add_list(list: &[(f32, Vec<u16>)], weight: f32, cap: f32) -> Vec<(u16, u16)> {
+    let gain = |bound: f32| (weight * bound).min(cap).floor() as u16 + 1;
+    list.iter()
+        .flat_map(|(bound, positions)| positions.iter().map(move |&p| (p, gain(*bound))))
+        .collect()
+}

@@ -1,13 +1,15 @@
 //! A query becomes weights, weights become scores, scores become a top k.
 //!
 //! [`weights`] makes the weight vector `u` of each mode, [`scan`] scores rows with it, and
-//! [`top_k`] keeps the best. Knows rows, scales and atoms as slices, nothing of files or ids.
+//! [`top_k`] keeps the best; [`postings`] spare codes as queries most rows. Knows rows, scales and atoms as slices, nothing of files or ids.
 
+pub mod postings;
 pub mod request;
 pub mod scan;
 pub mod top_k;
 pub mod weights;
 
+pub use postings::walk;
 pub use request::Request;
 pub use scan::{scan, Scales, ScanRows};
 pub use top_k::{Hit, TopK};

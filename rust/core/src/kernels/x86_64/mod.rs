@@ -3,6 +3,7 @@
 
 pub mod avx2;
 pub mod avx512;
+pub mod sums;
 
 use super::generic::LANES;
 
