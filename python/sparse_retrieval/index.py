@@ -16,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from sparse_retrieval import _native as native
-from sparse_retrieval._arrays import as_count, as_numbers, as_rows
+from sparse_retrieval._arrays import as_count, as_rows
 from sparse_retrieval.codes import SparseCodes, as_codes, holds_codes
 from sparse_retrieval.dictionary import Dictionary
+from sparse_retrieval.selection import Bitmap, as_exclusions, as_filter, as_ids
 
 Metric = Literal["inner_product", "cosine"]
 Mode = Literal["sparse", "reconstructed", "dense"]
@@ -176,7 +177,7 @@ class SparseIndex:
             items.dim,
             dictionary=None if dictionary is None else dictionary.atoms,
             mean=None if dictionary is None else dictionary.mean,
-            ids=None if ids is None else _as_ids(ids),
+            ids=None if ids is None else as_ids(ids, "ids"),
             metric=_as_name(metric, "metric"),
             value_bits=_as_bits(value_bits),
             modes=[] if modes is None else _as_modes(modes),
@@ -415,6 +416,8 @@ class SparseIndex:
         *,
         mode: Mode | None = None,
         k_row: int | None = None,
+        filter: Any = None,
+        exclude: Any = None,
         threads: int | None = None,
         progress: Progress | None = None,
     ) -> SearchResult:
@@ -446,6 +449,14 @@ class SparseIndex:
             Read only the first ``k_row`` nonzeros of each row. They stand by descending
             magnitude, so a prefix is a coarser code of the same item, at the cost of fewer
             look-ups. Scales stay those of the whole rows.
+        filter : Bitmap, array_like of bool, shape (n,), or array_like of int, optional
+            The only items that may be returned, to all queries: a bitmap, a mask by position,
+            or ids. What is found is what would be left of a search of everything, to the last
+            bit; blocks of rows without an allowed one are not read. A :class:`Bitmap`, which
+            :meth:`bitmap` makes of ids, is the quickest for more than one search.
+        exclude : list of array_like of int, or array_like of int, shape (nq, m), optional
+            Ids that each query may not return, as items already seen: one list a query, or
+            rows padded with -1. For a single query one list of one axis.
         threads : int, optional
             Default: all processors (``RAYON_NUM_THREADS`` where set).
         progress : callable, optional
@@ -455,7 +466,7 @@ class SparseIndex:
         -------
         SearchResult
             ``(scores, ids)``: float32 and int64, (nq, k) or (k,), best first, equal scores by
-            lower position. Where there are fewer than k items: -inf and -1. A score beyond
+            lower position. Where fewer than k items may be returned: -inf and -1. A score beyond
             float32 is returned as infinity. Under "cosine" a zero query or item scores 0, and an
             item whose norm is below 3e-39 scores less than its cosine, in absolute value: the
             inverse of such a norm is beyond float32, in which scales are stored.
@@ -463,10 +474,10 @@ class SparseIndex:
         Raises
         ------
         TypeError
-            If queries are of the wrong kind or dtype.
+            If queries, filter or exclude are of the wrong kind or dtype.
         ValueError
-            If a query holds NaN or inf, widths do not fit, the mode was not built for, or k is
-            less than 1.
+            If a query holds NaN or inf, widths do not fit, the mode was not built for, k is
+            less than 1, filter or exclude have another length, or hold an id that no item has.
 
         References
         ----------
@@ -477,6 +488,7 @@ class SparseIndex:
         k_row = None if k_row is None else as_count(k_row, "k_row")
         threads = _as_threads(threads)
         one = _has_one_axis(queries)
+        allowed = as_filter(filter, self._native)
         if holds_codes(queries) or self.embedding_dim is None:
             codes = self._query_codes(queries)
         elif mode in ("sparse", "reconstructed") and mode in self._native.modes:
@@ -493,19 +505,44 @@ class SparseIndex:
                 k,
                 mode=default if mode is None else _as_name(mode, "mode"),
                 k_row=k_row,
+                filter=allowed,
+                exclude=as_exclusions(exclude, len(codes)),
                 threads=threads,
                 progress=progress,
             )
         else:
+            rows = as_rows(queries, "queries", np.float64)
             scores, ids = self._native.search_dense(
-                as_rows(queries, "queries", np.float64),
+                rows,
                 k,
                 mode="dense" if mode is None else _as_name(mode, "mode"),
                 k_row=k_row,
+                filter=allowed,
+                exclude=as_exclusions(exclude, len(rows)),
                 threads=threads,
                 progress=progress,
             )
         return _padded(scores, ids, k, one)
+
+    def bitmap(self, ids: Any) -> Bitmap:
+        """The items of these ids, as a filter for many searches.
+
+        Where ids do not ascend, the first call sorts them, and the index keeps their order: 4
+        bytes an item.
+
+        Parameters
+        ----------
+        ids : array_like of int, shape (m,)
+            In any order, and as often as they come.
+
+        Raises
+        ------
+        TypeError
+            If they are not integers.
+        ValueError
+            If no item has one of them; the message names it.
+        """
+        return Bitmap._of(self._native.bitmap(as_ids(ids, "ids"), what="ids"))
 
     def _encoded(self, queries: Any, threads: int | None) -> SparseCodes:
         rows = as_rows(queries, "queries", np.float32)
@@ -722,17 +759,6 @@ def _as_modes(modes: Any) -> list[str]:
     if not names:
         raise ValueError("modes is empty; expected at least one")
     return names
-
-
-def _as_ids(ids: Any) -> npt.NDArray[np.int64]:
-    array = as_numbers(ids, "ids")
-    if array.ndim != 1:
-        raise ValueError(f"ids have shape {array.shape}; expected (n,)")
-    if array.dtype.kind not in "iu" and array.size:
-        raise TypeError(f"ids have dtype {array.dtype}; expected integers")
-    if array.dtype.kind == "u" and array.size and array.max() > np.iinfo(np.int64).max:
-        raise ValueError(f"ids hold {array.max()}; expected less than 2^63")
-    return np.ascontiguousarray(array, dtype=np.int64)
 
 
 def _as_json(metadata: Any) -> str:

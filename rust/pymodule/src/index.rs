@@ -9,12 +9,15 @@ use pyo3::types::PyDict;
 use sparse_retrieval::format::ItemNorm;
 use sparse_retrieval::index::{BuildOptions, DictionaryData, Index as CoreIndex, ValueCoding};
 use sparse_retrieval::kernels::Kernels;
-use sparse_retrieval::search::{Hit, Metric, Mode, Queries, Request};
+use sparse_retrieval::search::{
+    Bitmap as CoreBitmap, Hit, Metric, Mode, Queries, Request, Selection,
+};
 use sparse_retrieval::Error;
 
 use crate::codes;
 use crate::error::to_python;
 use crate::gate::gate;
+use crate::selection::{Bitmap, Excluded, ExcludedIds};
 
 type Results<'py> = (Bound<'py, PyArray2<f64>>, Bound<'py, PyArray2<i64>>);
 
@@ -134,7 +137,7 @@ impl Index {
     }
 
     /// Searches with dense queries.
-    #[pyo3(signature = (queries, k, *, mode, k_row, threads, progress))]
+    #[pyo3(signature = (queries, k, *, mode, k_row, filter, exclude, threads, progress))]
     #[allow(clippy::too_many_arguments)] // the Python class names each of them
     fn search_dense<'py>(
         &self,
@@ -143,6 +146,8 @@ impl Index {
         k: usize,
         mode: &str,
         k_row: Option<usize>,
+        filter: Option<PyRef<'py, Bitmap>>,
+        exclude: Option<ExcludedIds<'py>>,
         threads: Option<usize>,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Results<'py>> {
@@ -152,12 +157,14 @@ impl Index {
             rows: &rows,
             d: queries.as_array().ncols(),
         };
-        let asked = Asked { k, mode, k_row };
-        self.search(py, &queries, &asked, threads, progress)
+        let asked = Asked::new(k, mode, k_row, filter, exclude)?;
+        self.search(py, &queries, asked, threads, progress)
     }
 
     /// Searches with canonical codes.
-    #[pyo3(signature = (indptr, latents, values, dim, k, *, mode, k_row, threads, progress))]
+    #[pyo3(signature = (
+        indptr, latents, values, dim, k, *, mode, k_row, filter, exclude, threads, progress
+    ))]
     #[allow(clippy::too_many_arguments)] // the Python class names each of them
     fn search_codes<'py>(
         &self,
@@ -169,12 +176,32 @@ impl Index {
         k: usize,
         mode: &str,
         k_row: Option<usize>,
+        filter: Option<PyRef<'py, Bitmap>>,
+        exclude: Option<ExcludedIds<'py>>,
         threads: Option<usize>,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Results<'py>> {
         let queries = Queries::Codes(codes::view(&indptr, &latents, &values, dim)?);
-        let asked = Asked { k, mode, k_row };
-        self.search(py, &queries, &asked, threads, progress)
+        let asked = Asked::new(k, mode, k_row, filter, exclude)?;
+        self.search(py, &queries, asked, threads, progress)
+    }
+
+    /// The items of these ids, as a bitmap.
+    #[pyo3(signature = (ids, *, what))]
+    fn bitmap(
+        &self,
+        py: Python<'_>,
+        ids: PyReadonlyArray1<'_, i64>,
+        what: &str,
+    ) -> PyResult<Bitmap> {
+        let ids = ids.as_slice()?.to_vec();
+        let core = gate(py, None, None, |_| {
+            let positions = self.core.positions(&ids, what)?;
+            CoreBitmap::from_positions(self.core.len(), positions)
+        })?;
+        Ok(Bitmap {
+            core: Arc::new(core),
+        })
     }
 
     fn __len__(&self) -> usize {
@@ -317,6 +344,26 @@ struct Asked<'a> {
     k: usize,
     mode: &'a str,
     k_row: Option<usize>,
+    filter: Option<Arc<CoreBitmap>>,
+    exclude: Option<Excluded>,
+}
+
+impl<'a> Asked<'a> {
+    fn new(
+        k: usize,
+        mode: &'a str,
+        k_row: Option<usize>,
+        filter: Option<PyRef<'_, Bitmap>>,
+        exclude: Option<ExcludedIds<'_>>,
+    ) -> PyResult<Self> {
+        Ok(Self {
+            k,
+            mode,
+            k_row,
+            filter: filter.map(|filter| filter.core.clone()),
+            exclude: exclude.as_ref().map(Excluded::copied).transpose()?,
+        })
+    }
 }
 
 impl Index {
@@ -324,20 +371,28 @@ impl Index {
         &self,
         py: Python<'py>,
         queries: &Queries<'_>,
-        asked: &Asked<'_>,
+        asked: Asked<'_>,
         threads: Option<usize>,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Results<'py>> {
         let mode = Mode::from_name(asked.mode).map_err(to_python)?;
         // read while attached: os.environ is written under the interpreter's lock
         let kernels = Kernels::from_environment().map_err(to_python)?;
-        let request = Request {
-            mode,
-            k: asked.k,
-            k_row: asked.k_row,
-            kernels,
-        };
         let (scores, ids, found) = gate(py, threads, progress, |control| {
+            let exclusions = asked
+                .exclude
+                .map(|excluded| excluded.in_index(&self.core))
+                .transpose()?;
+            let request = Request {
+                mode,
+                k: asked.k,
+                k_row: asked.k_row,
+                selection: Selection {
+                    allowed: asked.filter.as_deref(),
+                    exclusions: exclusions.as_ref(),
+                },
+                kernels,
+            };
             let hits = self.core.search(queries, &request, control)?;
             flatten(&hits, self.core.ids())
         })?;

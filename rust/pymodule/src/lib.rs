@@ -10,6 +10,7 @@ mod error;
 mod gate;
 mod index;
 mod pursuit;
+mod selection;
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -47,6 +48,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(build_info, module)?)?;
     module.add_function(wrap_pyfunction!(codes::canonical_codes, module)?)?;
     module.add_class::<index::Index>()?;
+    module.add_class::<selection::Bitmap>()?;
     module.add_function(wrap_pyfunction!(pursuit::extrapolated_atoms, module)?)?;
     module.add_class::<pursuit::DictionaryRound>()?;
     module.add_class::<pursuit::PursuitEncoder>()?;

@@ -13,6 +13,7 @@ mod rows;
 pub use pack::{pack, PackedRows};
 pub use quantise::{pack_ranked, MagnitudeBits, RankedRows};
 pub use ranked::RankedLayout;
+pub(crate) use rows::{latent_of, value_of};
 pub use rows::{RowCoding, RowFormat, RowSpan, RowsView, ValueKind};
 
 use std::ops::Range;

@@ -163,6 +163,11 @@ impl<'a> RowsView<'a> {
         Self { ranks, ..self }
     }
 
+    /// The most nonzeros of a row that are read.
+    pub fn ranks(&self) -> usize {
+        self.ranks
+    }
+
     /// What rows are made of.
     #[inline(always)]
     pub fn coding(&self) -> RowCoding<'a> {
@@ -270,7 +275,8 @@ impl<'a> RowsView<'a> {
     }
 }
 
-fn latent_of(bytes: &[u8]) -> u32 {
+/// The latent in 2 or 4 bytes.
+pub(crate) fn latent_of(bytes: &[u8]) -> u32 {
     match *bytes {
         [a, b] => u32::from(u16::from_le_bytes([a, b])),
         [a, b, c, d] => u32::from_le_bytes([a, b, c, d]),
@@ -278,7 +284,8 @@ fn latent_of(bytes: &[u8]) -> u32 {
     }
 }
 
-fn value_of(bytes: &[u8]) -> f64 {
+/// The value in 1, 2 or 4 bytes.
+pub(crate) fn value_of(bytes: &[u8]) -> f64 {
     match *bytes {
         [a] => f64::from(i8::from_le_bytes([a])),
         [a, b] => f64::from(i16::from_le_bytes([a, b])),

@@ -5,6 +5,7 @@
 
 mod build;
 mod check;
+mod lookup;
 
 pub use build::{BuildOptions, DictionaryData, ValueCoding};
 pub use check::check_ids;
@@ -37,6 +38,7 @@ pub struct Index {
     layout: Option<RankedLayout>,
     /// Atoms in single precision, where they are stored in half: made when first asked for.
     wide_atoms: OnceLock<Vec<f32>>,
+    lookup: lookup::IdLookup,
     /// The file behind it, where there is one.
     file: Option<FilePart>,
 }
@@ -103,6 +105,7 @@ impl Index {
             sections,
             layout: None,
             wide_atoms: OnceLock::new(),
+            lookup: lookup::IdLookup::default(),
             file,
         };
         if let Some(bits) = &index.header.rows.magnitude_bits {
@@ -221,6 +224,16 @@ impl Index {
     /// The ids, where items have other names than their positions.
     pub fn ids(&self) -> Option<&[i64]> {
         self.section(section::IDS).map(Bytes::numbers)
+    }
+
+    /// The position of each of these ids. What it takes to find them is made when first asked
+    /// for: 4 bytes an item, nothing where ids are positions or ascend. Runs on the current
+    /// rayon pool. `what` names the ids in an error.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for the first id that no item has, [`Error::OutOfMemory`].
+    pub fn positions(&self, ids: &[i64], what: &str) -> Result<Vec<u64>> {
+        self.lookup.positions(self.ids(), self.len(), ids, what)
     }
 
     /// The user's JSON, where there is some.
@@ -389,8 +402,8 @@ impl Index {
         }
     }
 
-    /// The best `min(k, len)` items of each query as positions, best first, ties by lower
-    /// position. With `k_row`, only the first `k_row` nonzeros of each row are read: the coarser
+    /// The best `k` items of each query as positions, best first, ties by lower position; all
+    /// that the request's selection admits, where they are fewer. With `k_row`, only the first `k_row` nonzeros of each row are read: the coarser
     /// code that its prefix is. Runs on the current rayon pool.
     ///
     /// # Errors
@@ -399,13 +412,14 @@ impl Index {
     pub fn search(
         &self,
         queries: &Queries<'_>,
-        request: &Request,
+        request: &Request<'_>,
         control: &Control,
     ) -> Result<Vec<Vec<Hit>>> {
         let Request {
             mode,
             k,
             k_row,
+            selection,
             kernels,
         } = *request;
         self.check_queries(queries, mode)?;
@@ -428,12 +442,15 @@ impl Index {
             mean: self.mean(),
             kernels,
         };
-        let postings = self
-            .postings()
-            .filter(|_| mode == Mode::Sparse && k_row.is_none());
-        let mut found = match postings {
-            Some(postings) => search::walk(&postings, &data, &source, k, control)?,
-            None => search::scan(&data, &source, k, control)?,
+        let postings = self.postings().filter(|_| {
+            mode == Mode::Sparse && k_row.is_none() && search::postings::pays(self.len(), selection)
+        });
+        let mut found = if let Some(postings) = postings {
+            search::walk(&postings, &data, &source, k, selection, control)?
+        } else if selection.is_all() && search::batch::is_worth_it(&data, queries.len(), k) {
+            search::batch::search(&data, &source, k, control)?
+        } else {
+            search::scan(&data, &source, k, selection, control)?
         };
         if let Some(mean) = self.mean().filter(|_| mode.needs_dictionary()) {
             let constants = source.inner_products_with(mean)?;

@@ -161,13 +161,13 @@ fn score_ranked(
     table: &WeightTable,
     out: &mut [f64],
 ) {
-    let table: &[f64; 1 << 16] = table.entries.as_slice().try_into().expect("padded");
+    let table = table.entries.as_slice();
     for (row, out) in range.zip(out) {
         let bytes = rows.ranked_row(layout, row);
         let mut lanes = [0.0; LANES];
         for rank in 0..layout.width() {
             let (latent, level) = layout.field(bytes, rank);
-            lanes[rank % LANES] += table[(latent & 0xFFFF) as usize] * level;
+            lanes[rank % LANES] += table[latent as usize] * level;
         }
         *out = sum_lanes(lanes);
     }

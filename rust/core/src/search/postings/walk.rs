@@ -41,7 +41,7 @@ use super::{bound_value, Chunk, PostingsView};
 use crate::control::Control;
 use crate::kernels::{add_list, prefetch, WeightTable, SUMS};
 use crate::search::weights::sparse_weights;
-use crate::search::{Hit, Queries, ScanRows, TopK, WeightSource};
+use crate::search::{Hit, Queries, ScanRows, Selection, TopK, WeightSource};
 use crate::{Error, Result};
 
 /// The most nonzeros of a query that is walked; others are scanned for. Each may cost a unit of
@@ -77,6 +77,7 @@ struct Term<'a> {
 /// One query, ready to be walked.
 #[derive(Debug)]
 struct Query<'a> {
+    number: usize,
     terms: Vec<Term<'a>>,
     /// The k-th best score that any task has seen, as bits: those of positive numbers ascend
     /// with the numbers.
@@ -99,12 +100,13 @@ thread_local! {
     static KEPT: Cell<Option<Scratch>> = const { Cell::new(None) };
 }
 
-/// The best `min(k, rows)` rows of each query, as [`scan`](super::super::scan()) finds them.
+/// The best `k` rows of each query that the selection admits, as
+/// [`scan`](super::super::scan()) finds them.
 ///
 /// Runs on the current rayon pool.
 ///
 /// # Errors
-/// [`Error::Argument`] for `k = 0` or queries that are no codes, [`Error::OutOfMemory`],
+/// [`Error::Argument`] for `k = 0` queries that are no codes or do not fit the selection, [`Error::OutOfMemory`],
 /// [`Error::Interrupted`].
 ///
 /// # Panics
@@ -114,6 +116,7 @@ pub fn walk(
     data: &ScanRows<'_>,
     source: &WeightSource<'_>,
     k: usize,
+    selection: Selection<'_>,
     control: &Control,
 ) -> Result<Vec<Vec<Hit>>> {
     let Queries::Codes(codes) = source.queries else {
@@ -123,13 +126,15 @@ pub fn walk(
         return Err(Error::argument("k is 0; expected at least 1"));
     }
     let n = data.rows.len();
+    selection.check(n, codes.len())?;
     assert_eq!(codes.dim(), data.rows.dim());
     assert_eq!(postings.n_blocks(), n.div_ceil(postings.block_items()));
     let walk = Walk {
         postings,
         data,
         source,
-        k: k.min(n),
+        k: k.min(selection.count(n)),
+        selection,
         control,
     };
     let ranges = walk.block_ranges(codes.len());
@@ -145,6 +150,7 @@ struct Walk<'a> {
     data: &'a ScanRows<'a>,
     source: &'a WeightSource<'a>,
     k: usize,
+    selection: Selection<'a>,
     control: &'a Control,
 }
 
@@ -186,7 +192,7 @@ impl<'a> Walk<'a> {
         if top.len() < self.k {
             let found_positive = asked.is_some();
             top = self.in_scratch(query, |scratch| {
-                self.fill_up(top, found_positive, &scratch.table)
+                self.fill_up(query, top, found_positive, &scratch.table)
             })?;
         }
         self.control.advance(1);
@@ -208,6 +214,7 @@ impl<'a> Walk<'a> {
             })
             .collect();
         (terms.len() <= MAX_TERMS).then_some(Query {
+            number: query,
             terms,
             threshold: AtomicU64::new(0),
         })
@@ -258,10 +265,18 @@ impl<'a> Walk<'a> {
         let mut lists = Vec::with_capacity(query.terms.len());
         for block in blocks.clone() {
             self.control.check()?;
+            if !self.selection.block_has_any(self.rows_of(block)) {
+                continue;
+            }
             self.block(query, block, &mut lists, &mut top, scratch);
         }
         self.score_pending(query, &mut top, scratch);
         Ok(top)
+    }
+
+    fn rows_of(&self, block: usize) -> Range<usize> {
+        let items = self.postings.block_items();
+        block * items..self.data.rows.len().min((block + 1) * items)
     }
 
     /// Adds up a block and takes note of the rows that are to be scored.
@@ -285,8 +300,7 @@ impl<'a> Walk<'a> {
         scratch.sums[items] = 0; // the place of what fills chunks
                                  // the rows of the last block that were asked for are here by now
         self.score_pending(query, top, scratch);
-        let first = block * items;
-        let rows = first..self.data.rows.len().min(first + items);
+        let rows = self.rows_of(block);
         if query.threshold(top) == 0.0 {
             self.score_largest(query, rows.clone(), top, scratch);
         }
@@ -296,8 +310,8 @@ impl<'a> Walk<'a> {
         scratch.found.clear();
         kernels.find_at_least(sums, least, true, &mut scratch.found);
         for &position in &scratch.found {
-            let row = first + usize::from(position);
-            if row < rows.end {
+            let row = rows.start + usize::from(position);
+            if row < rows.end && self.selection.admits(query.number, row as u64) {
                 prefetch(self.data.rows.row_bytes(row));
                 self.data.scales.prefetch(row);
                 scratch.pending.push(row);
@@ -364,7 +378,10 @@ impl<'a> Walk<'a> {
         kernels.find_at_least(sums, least, false, &mut scratch.found);
         for &position in &scratch.found {
             scratch.sums[usize::from(position)] = 0;
-            self.score(rows.start + usize::from(position), top, &scratch.table);
+            let row = rows.start + usize::from(position);
+            if self.selection.admits(query.number, row as u64) {
+                self.score(row, top, &scratch.table);
+            }
         }
         top.tighten();
         query.raise(top);
@@ -394,19 +411,29 @@ impl<'a> Walk<'a> {
     }
 
     /// Fills `top` up to k rows, of which it holds all of positive score if `found_positive`.
-    fn fill_up(&self, mut top: TopK, found_positive: bool, table: &WeightTable) -> Result<TopK> {
+    fn fill_up(
+        &self,
+        query: usize,
+        mut top: TopK,
+        found_positive: bool,
+        table: &WeightTable,
+    ) -> Result<TopK> {
         let n = self.data.rows.len();
         let mut missing = self.k - top.len();
         let mut scores = [0.0; ROWS_A_SCAN];
         for start in (0..n).step_by(ROWS_A_SCAN) {
             self.control.check()?;
             let rows = start..n.min(start + ROWS_A_SCAN);
+            if !self.selection.block_has_any(rows.clone()) {
+                continue;
+            }
             let scores = &mut scores[..rows.len()];
             let kernels = self.source.kernels;
             kernels.score_rows(&self.data.rows, rows.clone(), table, scores);
             self.data.scales.apply(rows.clone(), scores);
             for (&score, row) in scores.iter().zip(rows) {
-                if found_positive && score > 0.0 {
+                let is_known = found_positive && score > 0.0;
+                if is_known || !self.selection.admits(query, row as u64) {
                     continue;
                 }
                 top.push(score, row as u64);
