@@ -96,7 +96,7 @@ impl WeightTable {
 
     /// True where [`WeightTable::zeros`] would make a table like this one for these rows.
     pub fn is_for(&self, rows: &RowsView<'_>) -> bool {
-        self.is_wide == rows.has_wide_latents() && self.dim == rows.dim()
+        self.entries.len() == Self::padded(rows) && self.dim == rows.dim()
     }
 
     /// Entries that every latent of such rows needs.

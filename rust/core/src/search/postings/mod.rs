@@ -205,7 +205,10 @@ pub fn bound_of(weight: f64) -> Option<u16> {
 }
 
 #[cfg(test)]
-mod tests {
+mod tests;
+
+#[cfg(test)]
+mod bounds {
     use super::*;
     use proptest::prelude::*;
 
