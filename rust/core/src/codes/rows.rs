@@ -253,6 +253,28 @@ impl<'a> RowsView<'a> {
         }
     }
 
+    /// Calls `each` with the latents of row `row` that are below the dim.
+    #[inline]
+    pub fn for_each_latent(&self, row: usize, mut each: impl FnMut(usize)) {
+        let dim = self.dim;
+        let mut known = |latent: u32| {
+            if (latent as usize) < dim {
+                each(latent as usize);
+            }
+        };
+        match self.coding {
+            RowCoding::Plain(format, span) => {
+                let (bytes, _) = self.plain_row(format, span, row);
+                let latents = bytes.chunks_exact(format.latent_bytes());
+                latents.for_each(|latent| known(latent_of(latent)));
+            }
+            RowCoding::Ranked(layout) => {
+                let bytes = self.ranked_row(layout, row);
+                (0..layout.width()).for_each(|rank| known(layout.raw_field(bytes, rank).0));
+            }
+        }
+    }
+
     /// Row `row` as (latent, level) pairs in rank order; levels are not yet multiplied by the
     /// row's scale. The slow, obvious reading, for norms, verification and tests.
     pub fn pairs(&self, row: usize) -> Vec<(u32, f64)> {

@@ -447,8 +447,8 @@ impl Index {
         });
         let mut found = if let Some(postings) = postings {
             search::walk(&postings, &data, &source, k, selection, control)?
-        } else if selection.is_all() && search::batch::is_worth_it(&data, queries.len(), k) {
-            search::batch::search(&data, &source, k, control)?
+        } else if search::batch::is_worth_it(&data, queries.len(), k, selection) {
+            search::batch::search(&data, &source, k, selection, control)?
         } else {
             search::scan(&data, &source, k, selection, control)?
         };

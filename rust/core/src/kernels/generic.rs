@@ -213,6 +213,19 @@ fn project_n<const N: usize>(atoms: &[f32], queries: &[f64], d: usize, out: &mut
     }
 }
 
+/// [`Kernels::project_some`](super::Kernels::project_some) in plain Rust.
+pub fn project_some(atoms: &[f32], d: usize, latents: &[u32], query: &[f64], out: &mut [f64]) {
+    for (&latent, out) in latents.iter().zip(out) {
+        let first = latent as usize * d;
+        project_n::<1>(
+            &atoms[first..first + d],
+            query,
+            d,
+            &mut [std::slice::from_mut(out)],
+        );
+    }
+}
+
 /// The inner product of two vectors of one length, in the order of the module's head.
 pub fn dot(a: &[f64], b: &[f64]) -> f64 {
     let mut lanes = [0.0; LANES];

@@ -120,6 +120,7 @@ impl WeightTable {
 }
 
 type ScoreRows = unsafe fn(&RowsView<'_>, Range<usize>, &WeightTable, &mut [f64]);
+type ProjectSome = unsafe fn(&[f32], usize, &[u32], &[f64], &mut [f64]);
 type PassRows = unsafe fn(&Tile, &IntegerRows, Range<usize>, &[f32; TILE], &mut Passed) -> usize;
 type Project = unsafe fn(&[f32], &[f64], usize, &mut [&mut [f64]]);
 type CountAtLeast = unsafe fn(&[u16], u16) -> usize;
@@ -133,6 +134,7 @@ pub struct Kernels {
     project: Project,
     count_at_least: CountAtLeast,
     find_at_least: FindAtLeast,
+    project_some: ProjectSome,
     pass_rows: PassRows,
     tile_layout: TileLayout,
 }
@@ -147,6 +149,7 @@ impl Kernels {
                 project: generic::project,
                 count_at_least: postings::count_at_least,
                 find_at_least: postings::find_at_least,
+                project_some: generic::project_some,
                 pass_rows: tile::pass_rows,
                 tile_layout: tile::PLAIN,
             }),
@@ -157,6 +160,7 @@ impl Kernels {
                 project: x86_64::avx2::project,
                 count_at_least: x86_64::sums::count_avx2,
                 find_at_least: x86_64::sums::find_avx2,
+                project_some: x86_64::avx2::project_some,
                 pass_rows: x86_64::tile_avx2::pass_rows,
                 tile_layout: x86_64::tile_avx2::LAYOUT,
             }),
@@ -175,6 +179,7 @@ impl Kernels {
                     project: x86_64::avx512::project,
                     count_at_least: x86_64::sums::count_avx512,
                     find_at_least: x86_64::sums::find_avx512,
+                    project_some: x86_64::avx512::project_some,
                     pass_rows,
                     tile_layout,
                 }
@@ -270,7 +275,8 @@ impl Kernels {
     /// The caller keeps sums below 2^31.
     ///
     /// # Panics
-    /// Where the range leaves the rows, or tile and rows have other dims or layouts.
+    /// Where the range leaves the rows, tile and rows have other dims or layouts, or `passed` was
+    /// not drained.
     pub fn pass_rows(
         self,
         tile: &Tile,
@@ -281,6 +287,8 @@ impl Kernels {
     ) -> usize {
         assert!(range.start <= range.end && range.end <= rows.len());
         assert!(tile.fits(rows, self.tile_layout));
+        passed.set_order(self.tile_layout);
+        let thresholds = &self.tile_layout.to_slots(thresholds);
         // SAFETY: the CPU has the instructions (Self::of is the only way to a Kernels); the
         // range lies in the rows, and tile and rows fit each other and the kernel.
         unsafe { (self.pass_rows)(tile, rows, range, thresholds, passed) }
@@ -316,6 +324,26 @@ impl Kernels {
         assert!(sums.len() <= SUMS);
         // SAFETY: the CPU has the instructions (Self::of is the only way to a Kernels).
         unsafe { (self.find_at_least)(sums, least, clear, found) }
+    }
+
+    /// Projects one query onto some atoms: `out[i]` is what [`Kernels::project`] gives for the
+    /// query and atom `latents[i]`.
+    ///
+    /// # Panics
+    /// Where `d` is 0, a latent has no atom, the query has not `d` numbers, or `out` not one a
+    /// latent.
+    pub fn project_some(
+        self,
+        atoms: &[f32],
+        d: usize,
+        latents: &[u32],
+        query: &[f64],
+        out: &mut [f64],
+    ) {
+        assert!(d > 0 && query.len() == d && out.len() == latents.len());
+        // SAFETY: the CPU has the instructions (Self::of is the only way to a Kernels); lengths
+        // were just checked, and atoms are taken as checked slices.
+        unsafe { (self.project_some)(atoms, d, latents, query, out) }
     }
 }
 

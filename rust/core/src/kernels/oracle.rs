@@ -38,3 +38,17 @@ pub fn add_list(list: &[(f32, Vec<u16>)], weight: f32, cap: f32) -> Vec<(u16, u1
         .flat_map(|(bound, positions)| positions.iter().map(move |&p| (p, gain(*bound))))
         .collect()
 }
+
+/// The sum of the integer pass: before the group of four nonzeros `g`, what was summed so far is
+/// doubled `shifts[g]` times.
+pub fn integer_sum(nonzeros: &[(u32, i8)], shifts: &[u32], weight: impl Fn(u32) -> i8) -> i32 {
+    let mut sum = 0;
+    let groups = nonzeros.len().div_ceil(4).max(shifts.len());
+    for group in 0..groups {
+        sum *= 1 << shifts.get(group).copied().unwrap_or(0);
+        for &(latent, level) in nonzeros.iter().skip(4 * group).take(4) {
+            sum += i32::from(level) * i32::from(weight(latent));
+        }
+    }
+    sum
+}

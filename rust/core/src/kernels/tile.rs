@@ -21,12 +21,19 @@ pub const MOST: i8 = 127;
 #[repr(C, align(64))]
 struct Line([u8; TILE]);
 
-/// How a kernel wants weights to lie: `order[slot]` is the byte of a line that holds query
-/// `slot`, and `bias` is added to every weight.
+/// How a kernel works on a line: element `slot` of its sums is that of query `order[slot]`, whose
+/// weights are that byte of a line, and `bias` is added to every weight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TileLayout {
     pub(super) order: [u8; TILE],
     pub(super) bias: u8,
+}
+
+impl TileLayout {
+    /// Numbers of queries in the order of slots.
+    pub(super) fn to_slots<T: Copy>(&self, of_queries: &[T; TILE]) -> [T; TILE] {
+        self.order.map(|query| of_queries[usize::from(query)])
+    }
 }
 
 /// Weights of up to [`TILE`] queries, one line a latent, and a last line of zeros to which
@@ -59,29 +66,29 @@ impl Tile {
         })
     }
 
-    /// Writes the weights of the query in `slot`, one a latent, each at most [`MOST`] in
-    /// magnitude, and what is added to its sums.
+    /// Writes the weights of a latent, one a query, each at most [`MOST`] in magnitude.
     ///
     /// # Panics
-    /// Where `weights` are not one a latent, or one is -128.
-    pub fn set_query(
-        &mut self,
-        slot: usize,
-        weights: impl ExactSizeIterator<Item = i8>,
-        offset: i32,
-    ) {
-        assert_eq!(weights.len(), self.lines.len() - 1);
-        let byte = usize::from(self.layout.order[slot]);
-        for (line, weight) in self.lines.iter_mut().zip(weights) {
-            assert!(weight >= -MOST);
-            line.0[byte] = (weight as u8).wrapping_add(self.layout.bias);
+    /// Where the tile has no such latent, or a weight is -128.
+    pub fn set_weights(&mut self, latent: usize, weights: &[i8; TILE]) {
+        assert!(latent + 1 < self.lines.len());
+        assert!(weights.iter().all(|&weight| weight >= -MOST));
+        for (byte, &weight) in self.lines[latent].0.iter_mut().zip(weights) {
+            *byte = (weight as u8).wrapping_add(self.layout.bias);
         }
-        self.offsets[slot] = offset;
     }
 
-    /// Makes a slot hold a query of zeros.
-    pub fn clear_query(&mut self, slot: usize) {
-        self.set_query(slot, std::iter::repeat_n(0, self.lines.len() - 1), 0);
+    /// The weights of a latent.
+    pub fn weights(&self, latent: usize) -> [i8; TILE] {
+        let bias = self.layout.bias;
+        self.lines[latent]
+            .0
+            .map(|byte| byte.wrapping_sub(bias) as i8)
+    }
+
+    /// Sets what is added to the sums of each query.
+    pub fn set_offsets(&mut self, offsets: &[i32; TILE]) {
+        self.offsets = self.layout.to_slots(offsets);
     }
 
     /// True where `rows` have the tile's dim, and both were made for a kernel of this layout.
@@ -242,6 +249,8 @@ pub struct Passed {
     slots: Vec<u32>,
     sums: Vec<f32>,
     len: usize,
+    /// Of the kernel that wrote last.
+    order: [u8; TILE],
 }
 
 impl Passed {
@@ -257,17 +266,24 @@ impl Passed {
             slots: vec![0; room],
             sums: vec![0.0; room],
             len: 0,
+            order: PLAIN.order,
         }
     }
 
-    /// Takes all out: (row of the block, slot, scaled sum).
+    /// Takes all out: (row of the block, query of the tile, scaled sum).
     pub fn drain(&mut self) -> impl Iterator<Item = (usize, usize, f32)> + '_ {
         let len = std::mem::take(&mut self.len);
+        let order = &self.order;
         self.rows[..len]
             .iter()
             .zip(&self.slots[..len])
             .zip(&self.sums[..len])
-            .map(|((&row, &slot), &sum)| (row as usize, slot as usize, sum))
+            .map(|((&row, &slot), &sum)| (row as usize, usize::from(order[slot as usize]), sum))
+    }
+
+    pub(super) fn set_order(&mut self, layout: TileLayout) {
+        assert_eq!(self.len, 0);
+        self.order = layout.order;
     }
 
     pub(super) fn is_full(&self) -> bool {

@@ -8,8 +8,9 @@
 //! `v_r = g (2^(s_r) l_r + a_r)` and `u_r = h (w_r + b_r)`,
 //!
 //! where levels `l_r` and weights `w_r` are integers of magnitude at most 127. `h` is the largest
-//! |weight| of the query over 127 and `w` rounds to nearest, so `|b_r| <= 1/2`. Values fall with
-//! the rank, so later ranks have a smaller shift `s_r`, 0 at last, and smaller roundings `a_r`.
+//! |weight| of the query over 127 and `w` rounds to nearest, so `|b_r| <= 1/2 + eta`, where `eta`
+//! is how far the weights that were rounded may be from exact ones. Values fall with the rank,
+//! so later ranks have a smaller shift `s_r`, 0 at last, and smaller roundings `a_r`.
 //! Then
 //!
 //! `score / (g h S) = sum 2^(s_r) l_r w_r + sum a_r w_r + sum (v_r / g) b_r`,
@@ -17,9 +18,10 @@
 //! and the distance of the score, in these units, from the integer `I = sum 2^(s_r) l_r w_r` is
 //! at most
 //!
-//! `E = sum |a_r| |w_r| + 1/2 sum |v_r| / g`.
+//! `E = sum |a_r| |w_r| + (1/2 + eta) sum |v_r| / g`.
 //!
-//! The second sum is a number of the row. The first is bounded by a number of the query alone:
+//! The second sum, times 1/2, is a number of the row; times `eta` it is at most the same for all
+//! rows. The first is bounded by a number of the query alone:
 //! let `A_r` be the largest |a_r| that any row has at rank `r`. The latents of a row differ, so
 //! `sum |a_r| |w_r|` is at most the sum of products of the `A_r` and the largest `|w|` of all
 //! latents, both in descending order (the rearrangement inequality).
@@ -53,6 +55,8 @@ pub struct RowCoder<'a> {
     ranked: Option<RankedLevels>,
     /// The largest |a_r| of every rank, descending.
     roundings: Vec<f64>,
+    /// The largest sum of |v_r| / g of a row.
+    most: f64,
     /// What is added to every error for roundings of single precision.
     slack: i32,
     /// Shifts of the sums before each group of four ranks.
@@ -86,11 +90,15 @@ impl<'a> RowCoder<'a> {
     /// For these rows, or `None` where their sums could overflow.
     pub fn new(data: ScanRows<'a>) -> Option<Self> {
         let rows = &data.rows;
-        let (ranked, mut roundings, shifts, width) = match rows.coding() {
+        let (ranked, mut roundings, shifts, width, most) = match rows.coding() {
             RowCoding::Ranked(layout) => {
                 let shifts = shifts_of(layout);
                 let (levels, roundings) = RankedLevels::new(layout, &shifts);
-                (Some(levels), roundings, shifts, layout.width())
+                let most = (0..layout.width())
+                    .map(|rank| f64::from(largest_of(&layout.levels()[layout.levels_of(rank)])))
+                    .sum::<f64>()
+                    / levels.unit;
+                (Some(levels), roundings, shifts, layout.width(), most)
             }
             RowCoding::Plain(format, span) => {
                 let width = widest(rows, span);
@@ -100,7 +108,8 @@ impl<'a> RowCoder<'a> {
                 } else {
                     0.5
                 };
-                (None, vec![rounding; width], Vec::new(), width)
+                let most = width as f64 * (f64::from(MOST) + 0.5);
+                (None, vec![rounding; width], Vec::new(), width, most)
             }
         };
         roundings.sort_unstable_by(|a, b| b.total_cmp(a));
@@ -112,9 +121,34 @@ impl<'a> RowCoder<'a> {
             data,
             ranked,
             roundings,
+            most,
             slack: 2 + (largest / f64::from(1 << 21)).ceil() as i32,
             shifts,
         })
+    }
+
+    /// What the weights of a query add to the error of every row, rounded up: the bound of
+    /// `sum |a_r| |w_r|`, and what weights are off by beyond 1/2, at most `eta` each.
+    ///
+    /// `counts[m]` is the number of latents whose weight has the magnitude `m`.
+    pub fn query_error(&self, counts: &[u32; MOST as usize + 1], eta: f64) -> i32 {
+        let mut largest_first = counts
+            .iter()
+            .enumerate()
+            .rev()
+            .flat_map(|(magnitude, &count)| std::iter::repeat_n(magnitude as f64, count as usize));
+        let error: f64 = self
+            .roundings
+            .iter()
+            .map_while(|rounding| Some(rounding * largest_first.next()?))
+            .sum();
+        (error + eta * self.most).ceil() as i32 + 1
+    }
+
+    /// A bound of `sum |v_r|` that holds for every row, where there is one that is not a row's own.
+    pub fn largest_l1(&self) -> Option<f64> {
+        let levels = self.ranked.as_ref()?;
+        Some(self.most * levels.unit)
     }
 
     /// A block without rows, to be filled.
@@ -343,52 +377,4 @@ fn widest(rows: &RowsView<'_>, span: RowSpan<'_>) -> usize {
         ),
     }
     .min(rows.ranks())
-}
-
-/// A query as integers.
-#[derive(Debug, Clone, PartialEq)]
-pub struct IntegerQuery {
-    /// `h`: what a weight of 1 stands for.
-    pub unit: f64,
-    /// The bound of `sum |a_r| |w_r|`, rounded up.
-    pub error: i32,
-    /// `w`, one a latent.
-    pub weights: Vec<i8>,
-}
-
-impl IntegerQuery {
-    /// A query with the weights `u`, for rows of `coder`; `None` where all weights are 0, so that
-    /// all scores are, or they are too large or too small for the bound to hold.
-    pub fn new(u: &[f64], coder: &RowCoder<'_>) -> Option<Self> {
-        let largest = u.iter().fold(0.0f64, |largest, w| largest.max(w.abs()));
-        if !(1e-200..1e200).contains(&largest) || u.iter().any(|w| w.is_nan()) {
-            return None;
-        }
-        let unit = largest / f64::from(MOST);
-        let weights: Vec<i8> = u
-            .iter()
-            .map(|w| (w / unit).round_ties_even() as i8)
-            .collect();
-        // how often each magnitude occurs stands for a sort
-        let mut counts = [0usize; MOST as usize + 1];
-        for weight in &weights {
-            counts[usize::from(weight.unsigned_abs())] += 1;
-        }
-        let mut largest_first = counts
-            .iter()
-            .enumerate()
-            .rev()
-            .flat_map(|(magnitude, &count)| std::iter::repeat_n(magnitude as f64, count));
-        let error: f64 = coder
-            .roundings
-            .iter()
-            .map_while(|rounding| Some(rounding * largest_first.next()?))
-            .sum();
-        Some(Self {
-            unit,
-            // a weight is off by 1/2 but for double-precision rounding, which 2 more cover
-            error: error.ceil() as i32 + 2,
-            weights,
-        })
-    }
 }

@@ -11,6 +11,7 @@ pub mod postings;
 pub mod request;
 pub mod scan;
 pub mod selection;
+pub mod tiles;
 pub mod top_k;
 pub mod weights;
 
