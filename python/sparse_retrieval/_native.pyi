@@ -104,10 +104,19 @@ class Index:
         unit_items: bool,
         reconstruction_cosine: float | None,
         metadata: str | None,
+        postings: int | None,
         threads: int | None,
         progress: Callable[[int], object] | None,
     ) -> Index:
         """Build from canonical codes; ``modes=[]`` stands for the usual ones."""
+    def with_postings(
+        self,
+        block_items: int,
+        *,
+        threads: int | None,
+        progress: Callable[[int], object] | None,
+    ) -> Index:
+        """The same index with postings, so many items a block."""
     @staticmethod
     def open(path: str, *, mmap: bool) -> Index:
         """Open a file, mapped or read whole."""
@@ -206,6 +215,9 @@ class Index:
     @property
     def bytes_per_item(self) -> float:
         """Bytes of rows and scales an item."""
+    @property
+    def postings_block_items(self) -> int | None:
+        """Items of a block of postings, or None where there are none."""
     @property
     def ids(self) -> npt.NDArray[np.int64] | None:
         """The ids, or None where they are the positions; a copy."""

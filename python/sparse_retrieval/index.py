@@ -27,6 +27,11 @@ Mode = Literal["sparse", "reconstructed", "dense"]
 Progress = Callable[[int], object]
 
 
+#: Items of a block of postings, where nothing else is asked for, and the most that a file holds.
+DEFAULT_BLOCK_ITEMS = 32_704
+MOST_BLOCK_ITEMS = 65_535
+
+
 class SearchResult(NamedTuple):
     """What a search found, best first.
 
@@ -89,6 +94,7 @@ class SparseIndex:
         unit_items: bool = False,
         reconstruction_cosine: float | None = None,
         metadata: Any = None,
+        postings: bool | int = False,
         threads: int | None = None,
         progress: Progress | None = None,
     ) -> SparseIndex:
@@ -133,6 +139,10 @@ class SparseIndex:
             kept for :meth:`stats`.
         metadata : JSON-serialisable, optional
             Kept with the index and in its file.
+        postings : bool or int, default False
+            Keep for every latent the items that have it, see :meth:`with_postings`. Off by
+            default: only the mode "sparse" uses them, and they take some 2.4 bytes a nonzero,
+            which may be more than the rows themselves.
         threads : int, optional
             Default: all processors.
         progress : callable, optional
@@ -175,10 +185,61 @@ class SparseIndex:
             unit_items=bool(unit_items),
             reconstruction_cosine=reconstruction_cosine,
             metadata=None if metadata is None else _as_json(metadata),
+            postings=_as_block_items(postings),
             threads=_as_threads(threads),
             progress=progress,
         )
         return cls._of(built, None)
+
+    def with_postings(
+        self,
+        block_items: int | None = None,
+        *,
+        threads: int | None = None,
+        progress: Progress | None = None,
+    ) -> SparseIndex:
+        """Return the same index with postings, for faster search in mode "sparse".
+
+        Postings list for every latent the items that have it, so that a query with few nonzeros
+        looks at those items only. Results are the same to the last bit. All else is shared with
+        this index, which stays as it is; :meth:`save` writes the postings too, as sections that
+        older releases skip.
+
+        Parameters
+        ----------
+        block_items : int, optional
+            Items of a block, 1 to 65,535. Default 32,704: sums of a block then fill 64 KB, which
+            the second-level cache of any CPU holds; see docs/benchmarks.md.
+        threads : int, optional
+            Default: all processors.
+        progress : callable, optional
+            Called every 50 ms or so with the number of items done.
+
+        Returns
+        -------
+        SparseIndex
+
+        Raises
+        ------
+        ValueError
+            If the index was not built for the mode "sparse".
+        MemoryError
+            If the postings find no room.
+
+        Examples
+        --------
+        >>> import sparse_retrieval as sr
+        >>> codes = sr.SparseCodes([[0, 2], [1, 2]], [[0.5, -1.0], [2.0, 1.0]], dim=4)
+        >>> index = sr.SparseIndex.from_codes(codes)
+        >>> index.stats()["postings"], index.with_postings().stats()["postings"]["block_items"]
+        (None, 32704)
+        """
+        chosen = _as_block_items(True if block_items is None else block_items)
+        assert chosen is not None  # only False asks for none
+        built = self._native.with_postings(
+            chosen, threads=_as_threads(threads), progress=progress
+        )
+        return type(self)._of(built, self._path)
 
     @classmethod
     def from_embeddings(
@@ -647,9 +708,10 @@ class SparseIndex:
             where rows differ), ``reconstruction_cosine`` (mean cosine of items and their codes
             before quantisation, where it is known), ``quantisation_cosine`` (mean cosine of
             codes before and after it, both decoded where there is a dictionary; None for 8 bits
-            and more), ``bytes_per_item``, ``mapped``, ``writer``, and ``sections``: a list of
-            name, dtype, shape, ``bytes`` and ``bytes_per_item`` (None for sections that do not
-            grow with the items).
+            and more), ``bytes_per_item``, ``postings`` (None, or a dict of ``block_items``,
+            ``bytes`` and ``bytes_per_item``, which come on top), ``mapped``, ``writer``, and
+            ``sections``: a list of name, dtype, shape, ``bytes`` and ``bytes_per_item`` (None for
+            sections that do not grow with the items).
         """
         n = len(self)
         sections = self._native.sections()
@@ -667,6 +729,7 @@ class SparseIndex:
             "quantisation_cosine": quantisation,
             "nonzeros_per_item": self._native.width,
             "bytes_per_item": self.bytes_per_item,
+            "postings": self._postings_stats(sections),
             "mapped": self._native.is_mapped,
             "writer": self._native.writer,
             "sections": [
@@ -680,6 +743,15 @@ class SparseIndex:
                 for section in sections
             ],
         }
+
+    def _postings_stats(self, sections: list[dict[str, Any]]) -> dict[str, Any] | None:
+        block_items = self._native.postings_block_items
+        if block_items is None:
+            return None
+        size = sum(s["bytes"] for s in sections if s["name"].startswith("postings"))
+        n = len(self)
+        per_item = size / n if n else 0.0
+        return {"block_items": block_items, "bytes": size, "bytes_per_item": per_item}
 
     def __repr__(self) -> str:
         source = f", from {str(self._path)!r}" if self._path is not None else ""
@@ -720,6 +792,12 @@ def _has_one_axis(queries: Any) -> bool:
 
 def _as_threads(threads: int | None) -> int | None:
     return None if threads is None else as_count(threads, "threads", most=1024)
+
+
+def _as_block_items(postings: bool | int) -> int | None:
+    if isinstance(postings, (bool, np.bool_)):
+        return DEFAULT_BLOCK_ITEMS if postings else None
+    return as_count(postings, "postings", most=MOST_BLOCK_ITEMS)
 
 
 def _as_bits(bits: Any) -> float:

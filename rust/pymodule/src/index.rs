@@ -31,7 +31,7 @@ impl Index {
     #[staticmethod]
     #[pyo3(signature = (
         indptr, latents, values, dim, *, dictionary, mean, ids, metric, value_bits, modes, unit_items,
-        reconstruction_cosine, metadata, threads, progress
+        reconstruction_cosine, metadata, postings, threads, progress
     ))]
     #[allow(clippy::too_many_arguments)] // the Python class names each of them
     fn build(
@@ -49,6 +49,7 @@ impl Index {
         unit_items: bool,
         reconstruction_cosine: Option<f64>,
         metadata: Option<String>,
+        postings: Option<usize>,
         threads: Option<usize>,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
@@ -82,9 +83,27 @@ impl Index {
             dictionary,
             ids,
             metadata: metadata.as_deref(),
+            postings,
         };
         let core = gate(py, threads, progress, |control| {
             CoreIndex::build(codes, &options, control)
+        })?;
+        Ok(Self {
+            core: Arc::new(core),
+        })
+    }
+
+    /// The same index with postings.
+    #[pyo3(signature = (block_items, *, threads, progress))]
+    fn with_postings(
+        &self,
+        py: Python<'_>,
+        block_items: usize,
+        threads: Option<usize>,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<Self> {
+        let core = gate(py, threads, progress, |control| {
+            self.core.with_postings(block_items, control)
         })?;
         Ok(Self {
             core: Arc::new(core),
@@ -291,6 +310,12 @@ impl Index {
     #[getter]
     fn bytes_per_item(&self) -> f64 {
         self.core.bytes_per_item()
+    }
+
+    /// Items of a block of postings, or None where there are none.
+    #[getter]
+    fn postings_block_items(&self) -> Option<usize> {
+        self.core.postings().map(|postings| postings.block_items())
     }
 
     /// The ids, or None; a copy.
