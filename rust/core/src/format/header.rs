@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{section, ALIGNMENT};
+use super::{section, ALIGNMENT, PREFIX_BYTES};
 use crate::codes::ranked::{latent_bits_of, row_bytes, MAX_MAGNITUDE_BITS};
 use crate::codes::{RowFormat, ValueKind, MAX_DIM};
 use crate::error::FormatProblem;
+use crate::kernels::POSITIONS;
 use crate::search::approximate::{MAX_SUBSPACES, SUBSPACE_STEP};
+use crate::search::postings::MAX_BLOCK_ITEMS;
 use crate::search::{Metric, Mode};
 
 /// The type of a section's numbers.
@@ -17,6 +19,7 @@ use crate::search::{Metric, Mode};
 #[allow(missing_docs)] // the variants are their own names
 pub enum Dtype {
     U8,
+    U16,
     U32,
     U64,
     I64,
@@ -29,7 +32,7 @@ impl Dtype {
     pub fn bytes(self) -> u64 {
         match self {
             Self::U8 => 1,
-            Self::F16 => 2,
+            Self::U16 | Self::F16 => 2,
             Self::U32 | Self::F32 => 4,
             Self::U64 | Self::I64 => 8,
         }
@@ -39,6 +42,7 @@ impl Dtype {
     pub fn name(self) -> &'static str {
         match self {
             Self::U8 => "u8",
+            Self::U16 => "u16",
             Self::U32 => "u32",
             Self::U64 => "u64",
             Self::I64 => "i64",
@@ -51,6 +55,7 @@ impl Dtype {
     pub fn from_name(name: &str) -> Option<Self> {
         [
             Self::U8,
+            Self::U16,
             Self::U32,
             Self::U64,
             Self::I64,
@@ -163,6 +168,13 @@ pub struct Cosines {
     pub quantisation: Option<f64>,
 }
 
+/// How postings are laid out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PostingsHeader {
+    /// Rows of a block.
+    pub block_items: u64,
+}
+
 /// The header of a file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Header {
@@ -180,6 +192,9 @@ pub struct Header {
     pub cosines: Cosines,
     /// The modes that the file serves, each with the section of its scales, or null for 1.
     pub modes: BTreeMap<String, Option<String>>,
+    /// How postings are laid out, where there are some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub postings: Option<PostingsHeader>,
     /// The sections, by ascending offset.
     pub sections: Vec<SectionHeader>,
 }
@@ -264,6 +279,7 @@ impl Header {
             }
         }
         self.check_tiling(sections_start, file_bytes)?;
+        self.check_postings()?;
         self.check_shapes()?;
         if self.section(section::MEAN).is_some() {
             if self.section(section::DICTIONARY).is_none() {
@@ -371,6 +387,9 @@ impl Header {
                     &[Dtype::U8],
                     &[Some(rows.count.div_ceil(32)), self.subspaces(), Some(16)],
                 ),
+                section::POSTINGS_LATENTS => (&[Dtype::U32], &[None]),
+                section::POSTINGS_STARTS => (&[Dtype::U32], &[self.n_starts()]),
+                section::POSTINGS => (&[Dtype::U16], &[None, Some(POSITIONS as u64 + 1)]),
                 _ => (&[Dtype::U8], &[None]), // metadata and tuned
             };
             check_shape(section, dtypes, shape)?;
@@ -440,6 +459,51 @@ impl Header {
             });
         }
         Ok(())
+    }
+
+    /// Postings come whole or not at all, and serve the mode "sparse".
+    fn check_postings(&self) -> Result<(), FormatProblem> {
+        let names = [
+            section::POSTINGS_LATENTS,
+            section::POSTINGS_STARTS,
+            section::POSTINGS,
+        ];
+        let bad = |reason: String| FormatProblem::Header {
+            offset: PREFIX_BYTES,
+            reason,
+        };
+        let Some(postings) = self.postings else {
+            return match names.iter().find(|name| self.section(name).is_some()) {
+                Some(name) => Err(bad(format!(
+                    "there is a section `{name}` but no `postings.block_items`"
+                ))),
+                None => Ok(()),
+            };
+        };
+        if let Some(name) = names.iter().find(|name| self.section(name).is_none()) {
+            return Err(FormatProblem::MissingSection {
+                section: (*name).into(),
+            });
+        }
+        if postings.block_items == 0 || postings.block_items > MAX_BLOCK_ITEMS as u64 {
+            return Err(bad(format!(
+                "postings.block_items is {}, expected 1 to {MAX_BLOCK_ITEMS}",
+                postings.block_items
+            )));
+        }
+        if !self.modes.contains_key(Mode::Sparse.name()) {
+            return Err(bad(
+                "postings without the mode sparse, which they serve".into()
+            ));
+        }
+        Ok(())
+    }
+
+    /// Starts of lists: one for each latent in use, sign and block, and one more.
+    fn n_starts(&self) -> Option<u64> {
+        let latents = self.section(section::POSTINGS_LATENTS)?.shape.first()?;
+        let blocks = self.rows.count.div_ceil(self.postings?.block_items);
+        latents.checked_mul(2)?.checked_mul(blocks)?.checked_add(1)
     }
 
     fn check_rows(&self) -> Result<(), FormatProblem> {

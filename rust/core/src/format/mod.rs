@@ -11,7 +11,8 @@ mod writer;
 
 pub use bytes::Bytes;
 pub use header::{
-    scales_of, Cosines, Dtype, Header, ItemNorm, RowsHeader, SectionHeader, ValueName,
+    scales_of, Cosines, Dtype, Header, ItemNorm, PostingsHeader, RowsHeader, SectionHeader,
+    ValueName,
 };
 pub use reader::{parse, read_file, FilePart};
 pub use writer::{write_file, SectionData};
@@ -52,6 +53,12 @@ pub mod section {
     pub const MEAN: &str = "mean";
     /// What the user calls each row.
     pub const IDS: &str = "ids";
+    /// The latents that have postings.
+    pub const POSTINGS_LATENTS: &str = "postings_latents";
+    /// Where their lists start.
+    pub const POSTINGS_STARTS: &str = "postings_starts";
+    /// The lists.
+    pub const POSTINGS: &str = "postings";
     /// The user's JSON.
     pub const METADATA: &str = "metadata";
 
@@ -80,8 +87,20 @@ pub mod section {
         SKETCHES,
     ];
 
-    /// Sections without which an index answers every exact search.
-    pub const OPTIONAL: [&str; 8] = [
+    /// All that this release knows.
+    pub const ALL: [&str; 20] = [
+        ROWS,
+        ROW_OFFSETS,
+        LEVELS,
+        SCALES_STEP,
+        SCALES_CODE,
+        SCALES_EMBEDDING,
+        DICTIONARY,
+        MEAN,
+        IDS,
+        POSTINGS_LATENTS,
+        POSTINGS_STARTS,
+        POSTINGS,
         CLUSTER_CENTROIDS,
         CLUSTER_SCALES,
         CLUSTER_STARTS,
@@ -92,17 +111,12 @@ pub mod section {
         METADATA,
     ];
 
-    /// All that this release knows.
-    pub const ALL: [&str; 17] = [
-        ROWS,
-        ROW_OFFSETS,
-        LEVELS,
-        SCALES_STEP,
-        SCALES_CODE,
-        SCALES_EMBEDDING,
-        DICTIONARY,
-        MEAN,
-        IDS,
+    /// Those that a reader may skip: without them exact search finds the same, more slowly, or less
+    /// is known.
+    pub const OPTIONAL: [&str; 11] = [
+        POSTINGS_LATENTS,
+        POSTINGS_STARTS,
+        POSTINGS,
         CLUSTER_CENTROIDS,
         CLUSTER_SCALES,
         CLUSTER_STARTS,

@@ -133,20 +133,6 @@ impl Kernels {
     }
 }
 
-/// Asks for the first cache line of some bytes ahead of their use: a hint, nothing that can be
-/// seen.
-#[inline(always)]
-pub fn prefetch(bytes: &[u8]) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: SSE is in the baseline of the target, and a prefetch does not fault at any address.
-    unsafe {
-        use std::arch::x86_64::{_mm_prefetch, _MM_HINT_T0};
-        _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = bytes;
-}
-
 /// Sparse vectors, one after the other.
 #[derive(Debug, Default)]
 pub struct Vectors {

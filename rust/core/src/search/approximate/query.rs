@@ -7,8 +7,8 @@ use rayon::prelude::*;
 use super::sketch::Table;
 use super::{Approximate, Clusters, CoarseAtoms};
 use crate::control::Control;
-use crate::kernels::clusters::{prefetch, SKETCH_BYTES, SKETCH_ROWS};
-use crate::kernels::WeightTable;
+use crate::kernels::clusters::{SKETCH_BYTES, SKETCH_ROWS};
+use crate::kernels::{prefetch, WeightTable};
 use crate::search::{Hit, ScanRows, Selection, TopK, WeightSource};
 use crate::{Error, Result};
 
@@ -322,8 +322,8 @@ impl Asked<'_> {
         let mut sum = [0.0];
         for (i, &row) in rows.iter().enumerate() {
             if let Some(&ahead) = rows.get(i + ROWS_AHEAD) {
-                prefetch(self.data.rows.bytes_of(ahead as usize));
-                prefetch(self.data.scales.bytes_from(ahead as usize));
+                prefetch(self.data.rows.row_bytes(ahead as usize));
+                self.data.scales.prefetch(ahead as usize);
             }
             let row = row as usize;
             let range = row..row + 1;
