@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from sparse_retrieval import _native as native
 from sparse_retrieval._arrays import as_count, as_rows
-from sparse_retrieval.approximate import Approximate, tune
 from sparse_retrieval._rows import open_rows
+from sparse_retrieval.approximate import Approximate, tune
 from sparse_retrieval.codes import SparseCodes, as_codes, holds_codes
 from sparse_retrieval.dictionary import Dictionary
 from sparse_retrieval.selection import Bitmap, Lists, as_exclusions, as_filter, as_ids, of_queries
