@@ -143,6 +143,13 @@ def _stopped() -> list[str]:
     ]
 
 
+def _unmeasured(kind: str) -> str:
+    """A sentence on the parts of a kind that the benchmark has and the result file lacks."""
+    results = _load("recall_per_bytes")
+    names = [name for name in results[kind] if name not in results["parts"]]
+    return f" Not measured yet: {', '.join(names)}." if names else ""
+
+
 def _per_bytes_table(rows: list[dict[str, Any]]) -> str:
     lines = ["| stored | bytes an item | recall@100 | least - most |", "|---|---:|---:|---|"]
     lines += [
@@ -163,6 +170,7 @@ def _per_bytes_note() -> str:
         "comes on top, once: 2 bytes a number. "
         f"{machine['cpu']}, {machine['cores']} cores, load {min(loads):g} to {max(loads):g}, "
         f"{machine['date']}. Remade by `{results['command']}` and `make docs`."
+        f"{_unmeasured('rivals')}"
     )
 
 
@@ -219,15 +227,17 @@ def per_bytes_parts() -> str:
 
 def per_bytes_ablations() -> str:
     """Render the choices of learning and packing, each changed alone."""
+    rows = _per_bytes_rows("ablation-")
     lines = [
         "| 4 bits a value, one seed | bytes an item | recall@100 | seconds of learning |",
         "|---|---:|---:|---:|",
     ]
     lines += [
         f"| {row['setting']} | {row['bytes']:g} | {row['recall']:.4f} | {row['fit_s']:.0f} |"
-        for row in _per_bytes_rows("ablation-")
+        for row in rows
     ]
-    return "\n".join(lines)
+    missing = _unmeasured("ablations").strip()
+    return "\n\n".join(part for part in ("\n".join(lines) if rows else "", missing) if part)
 
 
 def per_bytes_learning() -> str:
