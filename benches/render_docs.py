@@ -163,6 +163,8 @@ def _per_bytes_note() -> str:
     results = _load("recall_per_bytes")
     machine, data = results["machine"], results["data"]
     loads = [part["load_average"] for part in results["parts"].values()]
+    stopped = _stopped()
+    without = f" Without an answer: {', '.join(stopped)}." if stopped else ""
     return (
         f"{data['items']:,} items, {data['queries']:,} held-out queries ({data['name']}, "
         f"{data['columns']} dimensions); ours: median of {len(results['seeds'])} seeds, "
@@ -170,7 +172,7 @@ def _per_bytes_note() -> str:
         "comes on top, once: 2 bytes a number. "
         f"{machine['cpu']}, {machine['cores']} cores, load {min(loads):g} to {max(loads):g}, "
         f"{machine['date']}. Remade by `{results['command']}` and `make docs`."
-        f"{_unmeasured('rivals')}"
+        f"{_unmeasured('rivals')}{without}"
     )
 
 
@@ -197,7 +199,9 @@ def per_bytes_short() -> str:
             within = [row for row in rows if row["bytes"] <= budget]
             best = max(within, key=lambda row: row["recall"], default=None)
             mark = "**" if name == "ours" else ""
-            cells.append("" if best is None else f"{mark}{best['recall']:.3f}{mark}")
+            cells.append(
+                "" if best is None else f"{mark}{best['recall']:.3f}{mark} ({best['bytes']:.0f})"
+            )
         lines.append(f"| {budget} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", _per_bytes_note()])
 
@@ -214,10 +218,8 @@ def per_bytes() -> str:
             row["setting"] = f"{library} {row['setting'].removeprefix(library + ' ')}"
             rivals.append(row)
     rows = sorted(ours + rivals, key=lambda row: (row["bytes"], -row["recall"]))
-    stopped = _stopped()
-    without = f" Without an answer: {', '.join(stopped)}." if stopped else ""
     table = _per_bytes_table([row for row in rows if row["bytes"] <= 256])
-    return "\n\n".join([table, _per_bytes_note() + without])
+    return "\n\n".join([table, _per_bytes_note()])
 
 
 def per_bytes_parts() -> str:
