@@ -281,6 +281,66 @@ def encoding() -> str:
     return "\n".join([*lines, "", note])
 
 
+def _measured_on(results: dict[str, Any]) -> str:
+    machine, data = results["machine"], results["data"]
+    return (
+        f"{data['items']:,} items, {data['queries']:,} held-out queries ({data['name']}, "
+        f"{data['columns']} dimensions). {machine['cpu']}, {machine['cores']} cores, load "
+        f"{machine['load_average']}, {machine['date']}. Remade by `{results['command']}` and "
+        "`make docs`."
+    )
+
+
+def rescore() -> str:
+    """Render codes alone, codes rescored, and HNSW: recall, memory, times."""
+    results = _load("rescore")
+    items, model = results["data"]["items"], results["model"]
+    lines = [
+        f"| searched | vectors | memory, MB | bytes an item | recall@{results['depth']} | ms a "
+        "query, alone | cold | in a batch |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in results["rows"]:
+        setting, disk = row["setting"], row["disk"]
+        place = f"`{disk}`" if disk else ("in memory" if setting.startswith("HNSW") else "not read")
+        cold = f"{row['ms_cold']:.1f}" if "ms_cold" in row else ""
+        lines.append(
+            f"| {setting} | {place} | {row['ram_bytes'] / 1e6:.1f} | "
+            f"{row['ram_bytes'] / items:.0f} | {row['recall']:.4f} | {row['ms_alone']:.2f} | "
+            f"{cold} | {row['ms_batch']:.3f} |"
+        )
+    read = [row["kb_read_cold"] for row in results["rows"] if row["disk"] == ".npy"]
+    note = (
+        f"{model['n_atoms']:,} atoms, k = {model['k']}, {model['value_bits']}-bit values. Memory "
+        "of ours: rows, scales, the dictionary and its copy in single precision; of HNSW: its "
+        f"serialised index (efConstruction {results['hnsw_efconstruction']}, built in "
+        f"{results['hnsw_build_s']:g} s). The vectors on disk take "
+        f"{results['disk_bytes']['.npy'] / 1e6:.1f} MB as `.npy`, of which a cold query reads "
+        f"{min(read) / 1e3:.1f} to {max(read) / 1e3:.1f} MB, and "
+        f"{results['disk_bytes']['.parquet'] / 1e6:.1f} MB as `.parquet` with "
+        f"{results['parquet_group_rows']:,} rows a group. {_measured_on(results)}"
+    )
+    return "\n".join([*lines, "", note])
+
+
+def threads() -> str:
+    """Render latencies of many threads searching while the file is replaced."""
+    results = _load("threads")
+    lines = [
+        "| callers | threads a search | file replaced | searches | wrong | median ms | p99 ms | "
+        "p99 / median |",
+        "|---:|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {row['callers']} | {row['threads'] or 'all'} | {row['replaced']} times | "
+        f"{row['searches']:,} | {row['wrong'] + len(row['errors'])} | {row['ms_median']:.2f} | "
+        f"{row['ms_p99']:.2f} | {row['ms_p99'] / row['ms_median']:.2f} |"
+        for row in results["rows"]
+    ]
+    note = f"{results['seconds']:g} seconds each. {_measured_on(results)}"
+    return "\n".join([*lines, "", note])
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "encoding": encoding,
     "per-bytes": per_bytes,
@@ -291,6 +351,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "recall-modes-short": recall_modes_short,
     "recall-modes-full": recall_modes_full,
     "recall-curve": recall_curve,
+    "rescore": rescore,
+    "threads": threads,
 }
 
 

@@ -204,6 +204,25 @@ def test_search_prints_what_the_index_finds(work: Workspace, mode: str) -> None:
         np.testing.assert_allclose(record["scores"], scores, rtol=0, atol=1e-5)
 
 
+def test_search_filters_by_ids_or_mask_and_rescores_from_a_file(work: Workspace) -> None:
+    index = sr.SparseIndex.open(work.folder / "items.sridx")
+    chosen = np.arange(5, ROWS, 7)
+    np.save(work.folder / "chosen.npy", chosen)
+    np.save(work.folder / "mask.npy", np.isin(np.arange(ROWS), chosen))
+    search = ("search", "items.sridx", "--queries", "q.npy", "-k", 4, "--format", "npz")
+    for file in ("chosen.npy", "mask.npy"):
+        work.run(*search, "--filter", file, "--out", "found.npz")
+        with np.load(work.folder / "found.npz") as found:
+            want = index.search(work.queries, 4, filter=chosen)
+            np.testing.assert_array_equal(found["ids"], want.ids)
+    rescore = ("--rescore", "x.npy", "--oversample", "2.5", "--filter", "mask.npy")
+    work.run(*search, *rescore, "--out", "found.npz")
+    with np.load(work.folder / "found.npz") as found:
+        want = index.search(work.queries, 4, filter=chosen, rescore=work.x, oversample=2.5)
+        np.testing.assert_array_equal(found["ids"], want.ids)
+        np.testing.assert_array_equal(found["scores"], want.scores)
+
+
 def test_search_writes_arrays_and_lines_to_files(work: Workspace) -> None:
     search = ("search", "items.sridx", "--queries", "q.npy", "-k", 3)
     work.run(*search, "--format", "npz", "--out", "found.npz")

@@ -30,6 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     holed[11, 2] = np.nan
     np.save(folder / "nan.npy", holed)
     np.save(folder / "ids.npy", np.arange(39))
+    np.save(folder / "far.npy", np.arange(41))
     (folder / "text.npy").write_text("hello", encoding="utf-8")
     (folder / "bad.parquet").write_bytes(b"PAR1 and no more")
     (folder / "x.csv").write_text("1,2\n", encoding="utf-8")
@@ -190,6 +191,35 @@ CASES = {
         "search items.sridx -q x.npy --names names.txt",
         2,
         "has no name: --names has 1 lines",
+    ),
+    "filter of floats": (
+        "search items.sridx -q x.npy --filter one.npy",
+        1,
+        "one.npy: holds float32 of shape (8,), expected one axis of bool",
+    ),
+    "missing filter": (
+        "search items.sridx -q x.npy --filter none.npy",
+        1,
+        "none.npy: no such file",
+    ),
+    "unknown id": ("search items.sridx -q x.npy --filter far.npy", 2, "holds the id 40, which no"),
+    "missing vectors": ("search items.sridx -q x.npy --rescore none.npy", 1, "none.npy"),
+    "kind of vectors": ("search items.sridx -q x.npy --rescore x.csv", 2, "neither .npy nor"),
+    "width of vectors": (
+        "search items.sridx -q x.npy --rescore narrow.npy",
+        2,
+        "rescore has 5 columns, queries have 8",
+    ),
+    "NaN in vectors": ("search items.sridx -q x.npy -k 40 --rescore nan.npy", 2, "rescore row 11"),
+    "oversample": (
+        "search items.sridx -q x.npy --rescore x.npy --oversample 0.5",
+        2,
+        "Invalid value for '--oversample'",
+    ),
+    "rescoring codes": (
+        "search items.sridx -q codes.npz --rescore x.npy",
+        2,
+        "needs embeddings as queries",
     ),
     "items of eval": ("eval items.sridx --x model/none.npy -q x.npy", 1, "no such file"),
     "depth of eval": ("eval items.sridx --x x.npy -q x.npy", 2, "--k is 100"),

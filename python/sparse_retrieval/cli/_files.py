@@ -108,6 +108,19 @@ def read_ids(path: Path) -> NDArray[np.int64]:
     return np.asarray(ids, dtype=np.int64)
 
 
+def read_filter(path: Path) -> NDArray[Any]:
+    """Read the items that may be returned from an ``.npy`` file: a mask of bool, or ids."""
+    if not path.is_file():
+        raise _missing(path)
+    chosen = _load_npy(path)
+    if chosen.ndim != 1 or chosen.dtype.kind not in "biu" or chosen.dtype == np.uint8:
+        raise CommandError(
+            f"{path}: holds {chosen.dtype} of shape {chosen.shape}, expected one axis of bool (a "
+            "mask, one an item) or of integers of 16 bits or more (ids)"
+        )
+    return np.asarray(chosen)
+
+
 def read_names(path: Path) -> list[str]:
     """Read one name a line: line i names the item at position i."""
     try:

@@ -60,6 +60,7 @@ fn run(path: &Path) -> Result<f64> {
         }),
         ids: None,
         metadata: None,
+        postings: false,
     };
     Index::build(codes, &options, &control)?.save(path, &control)?;
 

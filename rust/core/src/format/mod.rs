@@ -11,7 +11,8 @@ mod writer;
 
 pub use bytes::Bytes;
 pub use header::{
-    scales_of, Cosines, Dtype, Header, ItemNorm, RowsHeader, SectionHeader, ValueName,
+    scales_of, Cosines, Dtype, Header, ItemNorm, PostingsHeader, RowsHeader, SectionHeader,
+    ValueName,
 };
 pub use reader::{parse, read_file, FilePart};
 pub use writer::{write_file, SectionData};
@@ -52,11 +53,17 @@ pub mod section {
     pub const MEAN: &str = "mean";
     /// What the user calls each row.
     pub const IDS: &str = "ids";
+    /// The latents that have postings.
+    pub const POSTINGS_LATENTS: &str = "postings_latents";
+    /// Where their lists start.
+    pub const POSTINGS_STARTS: &str = "postings_starts";
+    /// The lists.
+    pub const POSTINGS: &str = "postings";
     /// The user's JSON.
     pub const METADATA: &str = "metadata";
 
     /// All that this release knows.
-    pub const ALL: [&str; 10] = [
+    pub const ALL: [&str; 13] = [
         ROWS,
         ROW_OFFSETS,
         LEVELS,
@@ -66,6 +73,12 @@ pub mod section {
         DICTIONARY,
         MEAN,
         IDS,
+        POSTINGS_LATENTS,
+        POSTINGS_STARTS,
+        POSTINGS,
         METADATA,
     ];
+
+    /// Those that a reader may skip: without them it finds the same, more slowly, or knows less.
+    pub const OPTIONAL: [&str; 4] = [POSTINGS_LATENTS, POSTINGS_STARTS, POSTINGS, METADATA];
 }
