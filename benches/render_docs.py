@@ -324,20 +324,30 @@ def rescore() -> str:
 
 
 def threads() -> str:
-    """Render latencies of many threads searching while the file is replaced."""
+    """Render latencies of many threads searching while the file is replaced, all rounds."""
     results = _load("threads")
+    kinds: dict[tuple[int, int | None], list[dict[str, Any]]] = {}
+    for row in results["rows"]:
+        kinds.setdefault((row["callers"], row["threads"]), []).append(row)
     lines = [
         "| callers | threads a search | file replaced | searches | wrong | median ms | p99 ms | "
-        "p99 / median |",
+        "p99 / median, least - most |",
         "|---:|---|---:|---:|---:|---:|---:|---:|",
     ]
-    lines += [
-        f"| {row['callers']} | {row['threads'] or 'all'} | {row['replaced']} times | "
-        f"{row['searches']:,} | {row['wrong'] + len(row['errors'])} | {row['ms_median']:.2f} | "
-        f"{row['ms_p99']:.2f} | {row['ms_p99'] / row['ms_median']:.2f} |"
-        for row in results["rows"]
-    ]
-    note = f"{results['seconds']:g} seconds each. {_measured_on(results)}"
+    for (callers, of_search), rows in kinds.items():
+        ratios = [row["ms_p99"] / row["ms_median"] for row in rows]
+        lines.append(
+            f"| {callers} | {of_search or 'open'} | {sum(row['replaced'] for row in rows)} times | "
+            f"{sum(row['searches'] for row in rows):,} | "
+            f"{sum(row['wrong'] + len(row['errors']) for row in rows)} | "
+            f"{statistics.median(row['ms_median'] for row in rows):.2f} | "
+            f"{statistics.median(row['ms_p99'] for row in rows):.2f} | "
+            f"{statistics.median(ratios):.2f}, {min(ratios):.2f} - {max(ratios):.2f} |"
+        )
+    note = (
+        f"{len(rows)} rounds of {results['seconds']:g} seconds; medians over rounds. "
+        f"{_measured_on(results)}"
+    )
     return "\n".join([*lines, "", note])
 
 
