@@ -19,8 +19,10 @@
 //!    sum of at least `floor(h (1 - 2^-38) / e)`.
 //! 3. *Caps.* A single gain is cut at `1 + floor(cap)`, with `cap` at least the sum that is
 //!    asked for, so a row that is cut is found all the same.
-//! 4. *No overflow.* `e` is chosen so that all largest gains of a block, cut, add up to what a
-//!    sum can hold: 255 or 65,535.
+//! 4. *No overflow.* `e` is chosen so that no sum exceeds what it can hold, 255 or 65,535: no
+//!    row gains more than all largest gains together, cut, nor, by the inequality of Cauchy and
+//!    Schwarz, more than the norm of the query times the largest norm of a row's bounds, which
+//!    is kept for each block. The second is the smaller by far, and makes units finer.
 //! 5. *What is not found.* Rows of positive score share a latent with the query, so they are in
 //!    a list. Where fewer than k rows have a positive score, those of score 0 by ascending
 //!    position and then those of negative score follow: rows are scanned from the first on until
@@ -346,29 +348,27 @@ impl<'a> Walk<'a> {
         lists: &mut Vec<(f64, &'a [Chunk])>,
     ) -> Option<Units> {
         lists.clear();
-        let (mut reach, mut capped) = (0.0, 0.0);
+        let (mut capped, mut squares) = (0.0, 0.0);
         let cap = if threshold > 0.0 {
             (CAP * threshold).min(NO_CAP)
         } else {
             NO_CAP
         };
         for term in &query.terms {
-            let list = self
-                .postings
-                .chunks(term.starts[block], term.starts[block + 1]);
-            if let Some(&end) = term.starts.get(block + 2) {
-                let ahead = self.postings.chunks(term.starts[block + 1], end);
-                prefetch(bytemuck::cast_slice(ahead));
-            }
+            let (start, end) = (term.starts[block], term.starts[block + 1]);
+            let list = self.postings.chunks(start, end);
             if let Some(first) = list.first() {
                 let most = term.weight * f64::from(bound_value(first[0]));
-                reach += most;
                 capped += most.min(cap);
+                squares += term.weight * term.weight;
                 lists.push((term.weight, list));
             }
         }
+        // what a sum can be: all lists at their largest, or as Cauchy and Schwarz say
+        let by_norm = squares.sqrt() * f64::from(self.postings.norm(block)) * ROUNDED;
+        let reach = capped.min(by_norm);
         (!lists.is_empty() && reach >= threshold * MARGIN)
-            .then(|| Units::new(f64::from(S::MOST), capped, cap, lists.len()))
+            .then(|| Units::new(f64::from(S::MOST), reach, cap, lists.len()))
     }
 
     /// Scores the rows with the k largest sums, for a first threshold, and takes them out of the
@@ -472,6 +472,9 @@ impl<'a> Walk<'a> {
     }
 }
 
+/// More than what products and roots of a few thousand terms are rounded down by.
+const ROUNDED: f64 = 1.0 + 1.0 / (1u64 << 38) as f64;
+
 /// 1 - 2^-38: see the module's head.
 const MARGIN: f64 = 1.0 - 1.0 / (1u64 << 38) as f64;
 
@@ -499,12 +502,12 @@ struct Units {
 }
 
 impl Units {
-    /// For sums up to `most`, of `n_lists` lists whose largest gains, cut at `cap`, add up to
-    /// `capped`.
-    fn new(most: f64, capped: f64, cap: f64, n_lists: usize) -> Self {
+    /// For sums up to `most`, of `n_lists` lists whose gains, cut at `cap`, add up to `reach` at
+    /// most.
+    fn new(most: f64, reach: f64, cap: f64, n_lists: usize) -> Self {
         // each list may gain a unit by rounding up, and all a part of 2^-19 by raised weights,
         // which is less than one
-        let unit = capped / (most - 1.0 - n_lists as f64);
+        let unit = reach / (most - 1.0 - n_lists as f64);
         Self {
             unit,
             cap: (cap / unit).min(most - 2.0) as f32,
