@@ -133,12 +133,14 @@ class Index:
         k_row: int | None,
         filter: Bitmap | None,
         exclude: tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]] | None,
+        positions: bool,
         threads: int | None,
         progress: Callable[[int], object] | None,
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
         """Scores and ids, shape (nq, at most k), of dense queries (nq, d).
 
-        ``exclude`` is where each query's ids start, shape (nq + 1,), and all ids.
+        ``exclude`` is where each query's ids start, shape (nq + 1,), and all ids. With
+        ``positions`` items are returned by position, whatever their ids.
         """
     def search_codes(
         self,
@@ -152,10 +154,26 @@ class Index:
         k_row: int | None,
         filter: Bitmap | None,
         exclude: tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]] | None,
+        positions: bool,
         threads: int | None,
         progress: Callable[[int], object] | None,
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
         """Scores and ids, shape (nq, at most k), of canonical codes."""
+    def rescore(
+        self,
+        candidates: npt.NDArray[np.int64],
+        queries: npt.NDArray[np.float64],
+        k: int,
+        *,
+        positions: npt.NDArray[np.uint64],
+        vectors: npt.NDArray[np.uint16] | npt.NDArray[np.float32] | npt.NDArray[np.float64],
+        threads: int | None,
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+        """Scores and ids of the best of the candidates (nq, m), by their vectors.
+
+        Those are of the items at the ascending ``positions`` (p,), shape (p, d); uint16 stands
+        for the bits of float16.
+        """
     def bitmap(self, ids: npt.NDArray[np.int64], *, what: str) -> Bitmap:
         """The items of these ids; ValueError, which calls them ``what``, for one that is not."""
     def sections(self) -> list[dict[str, Any]]:

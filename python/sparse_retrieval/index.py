@@ -17,9 +17,10 @@ import numpy.typing as npt
 
 from sparse_retrieval import _native as native
 from sparse_retrieval._arrays import as_count, as_rows
+from sparse_retrieval._rows import open_rows
 from sparse_retrieval.codes import SparseCodes, as_codes, holds_codes
 from sparse_retrieval.dictionary import Dictionary
-from sparse_retrieval.selection import Bitmap, as_exclusions, as_filter, as_ids
+from sparse_retrieval.selection import Bitmap, Lists, as_exclusions, as_filter, as_ids, of_queries
 
 Metric = Literal["inner_product", "cosine"]
 Mode = Literal["sparse", "reconstructed", "dense"]
@@ -256,6 +257,7 @@ class SparseIndex:
         metadata: Any = None,
         rounds: int = 12,
         seed: int = 0,
+        column: str | None = None,
         threads: int | None = None,
         progress: bool | None = None,
     ) -> SparseIndex:
@@ -268,9 +270,11 @@ class SparseIndex:
 
         Parameters
         ----------
-        x : array_like of float, shape (n, d)
-            Any real dtype; at least 100 rows unless a dictionary is given. A memmap is read in
-            batches.
+        x : array_like of float, shape (n, d), or path
+            Any real dtype; at least 100 rows unless a dictionary is given. A memmap, or anything
+            with a shape that slices to arrays, is read in batches; so are a file ``.npy`` and
+            the lists of numbers in a file ``.parquet``, by its path. Memory then holds a batch,
+            8 k bytes of code an item, and the index.
         k : int, optional
             Nonzeros an item. Default 32, at most half of the atoms.
         bytes_per_item : float, optional
@@ -290,6 +294,8 @@ class SparseIndex:
             Rounds of learning; each helps less than the one before it.
         seed : int, default 0
             Of the learning.
+        column : str, optional
+            Of a Parquet file. Default: the only column of lists of numbers.
         progress : bool, optional
             Show bars on stderr. Default: if that is a terminal and tqdm is installed.
 
@@ -301,6 +307,8 @@ class SparseIndex:
         ------
         TypeError
             If x does not hold real numbers, or an argument is of the wrong kind.
+        ImportError, OSError
+            If x is a path: pyarrow is needed and not installed, or the file cannot be read.
         ValueError
             If a row is not finite (the message names it), there are too few rows, or arguments
             do not fit each other.
@@ -321,6 +329,7 @@ class SparseIndex:
         if dictionary is not None and not isinstance(dictionary, Dictionary):
             raise TypeError(f"dictionary is {type(dictionary).__name__}; expected Dictionary")
         bits = _as_bits(value_bits)
+        x = open_rows(x, column)
         if not hasattr(x, "shape"):
             x = as_rows(x, "x", np.float32)
         n = len(x)
@@ -418,6 +427,8 @@ class SparseIndex:
         k_row: int | None = None,
         filter: Any = None,
         exclude: Any = None,
+        rescore: Any = None,
+        oversample: float = 3,
         threads: int | None = None,
         progress: Progress | None = None,
     ) -> SearchResult:
@@ -457,6 +468,18 @@ class SparseIndex:
         exclude : list of array_like of int, or array_like of int, shape (nq, m), optional
             Ids that each query may not return, as items already seen: one list a query, or
             rows padded with -1. For a single query one list of one axis.
+        rescore : array_like, numpy.memmap, or path of a .npy or .parquet file, optional
+            The vectors that were encoded, shape (n, d), any real dtype: row i is the vector of
+            the item at position i, whatever its id. The best ``oversample * k`` by their codes
+            are scored against their vectors, by the index's metric, in double precision, and
+            the best k of those returned; candidates are found in the given ``mode``. The file
+            stays on disk: only the rows of candidates are read from a memmap or .npy, only the
+            row groups that hold them from a .parquet (of whose column of lists of d numbers
+            there must be one). Queries must be embeddings.
+        oversample : float, default 3
+            Candidates for each of the k results, where ``rescore`` is given; at least 1. At 66
+            bytes an item 3 is where the true best 100 are among the candidates but for 2 in
+            1,000 (docs/benchmarks.md).
         threads : int, optional
             Default: all processors (``RAYON_NUM_THREADS`` where set).
         progress : callable, optional
@@ -477,7 +500,11 @@ class SparseIndex:
             If queries, filter or exclude are of the wrong kind or dtype.
         ValueError
             If a query holds NaN or inf, widths do not fit, the mode was not built for, k is
-            less than 1, filter or exclude have another length, or hold an id that no item has.
+            less than 1, filter or exclude have another length, or hold an id that no item has;
+            if ``rescore`` has another shape, a vector that was read is not finite (the message
+            names its row), or queries are codes.
+        ImportError
+            If ``rescore`` is a .parquet file, and pyarrow is not installed.
 
         References
         ----------
@@ -485,44 +512,83 @@ class SparseIndex:
         CompresSAE (arXiv 2505.11388); its kernel trick is ``u = W W^T c``.
         """
         k = as_count(k, "k")
-        k_row = None if k_row is None else as_count(k_row, "k_row")
         threads = _as_threads(threads)
-        one = _has_one_axis(queries)
-        allowed = as_filter(filter, self._native)
+        options: dict[str, Any] = {
+            "k_row": None if k_row is None else as_count(k_row, "k_row"),
+            "filter": as_filter(filter, self._native),
+            "threads": threads,
+            "progress": progress,
+        }
+        asked = self._asked(queries, mode, threads)
+        if mode is not None:
+            options["mode"] = _as_name(mode, "mode")
+        elif not isinstance(asked, SparseCodes):
+            options["mode"] = "dense"
+        else:
+            options["mode"] = "reconstructed" if "reconstructed" in self.modes else "sparse"
+        excluded = as_exclusions(exclude, len(asked))
+        if rescore is None:
+            scores, ids = self._found(asked, k, positions=False, exclude=excluded, **options)
+        else:
+            scores, ids = self._rescored(
+                queries, asked, k, rescore, oversample, excluded=excluded, **options
+            )
+        return _padded(scores, ids, k, _has_one_axis(queries))
+
+    def _asked(
+        self, queries: Any, mode: Mode | None, threads: int | None
+    ) -> SparseCodes | npt.NDArray[np.float64]:
+        """Queries as the native module takes them: codes, or dense rows."""
         if holds_codes(queries) or self.embedding_dim is None:
-            codes = self._query_codes(queries)
-        elif mode in ("sparse", "reconstructed") and mode in self._native.modes:
-            codes = self._encoded(queries, threads)
-        else:
-            codes = None
-        if codes is not None:
-            default = "reconstructed" if "reconstructed" in self._native.modes else "sparse"
-            scores, ids = self._native.search_codes(
-                codes.indptr,
-                codes.latents,
-                codes.values,
-                codes.dim,
-                k,
-                mode=default if mode is None else _as_name(mode, "mode"),
-                k_row=k_row,
-                filter=allowed,
-                exclude=as_exclusions(exclude, len(codes)),
-                threads=threads,
-                progress=progress,
+            return self._query_codes(queries)
+        if mode in ("sparse", "reconstructed") and mode in self._native.modes:
+            return self._encoded(queries, threads)
+        return as_rows(queries, "queries", np.float64)
+
+    def _found(
+        self, asked: SparseCodes | npt.NDArray[np.float64], k: int, **options: Any
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+        if not isinstance(asked, SparseCodes):
+            return self._native.search_dense(asked, k, **options)
+        return self._native.search_codes(
+            asked.indptr, asked.latents, asked.values, asked.dim, k, **options
+        )
+
+    def _rescored(
+        self,
+        queries: Any,
+        asked: SparseCodes | npt.NDArray[np.float64],
+        k: int,
+        vectors: Any,
+        oversample: float,
+        *,
+        excluded: Lists | None,
+        **options: Any,
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+        from sparse_retrieval import rescoring
+
+        oversample = rescoring.as_oversample(oversample)
+        if holds_codes(queries) or self.embedding_dim is None:
+            raise ValueError(
+                "rescore compares queries with the original vectors, so it needs embeddings as "
+                "queries, not codes"
             )
-        else:
-            rows = as_rows(queries, "queries", np.float64)
-            scores, ids = self._native.search_dense(
-                rows,
-                k,
-                mode="dense" if mode is None else _as_name(mode, "mode"),
-                k_row=k_row,
-                filter=allowed,
-                exclude=as_exclusions(exclude, len(rows)),
-                threads=threads,
-                progress=progress,
-            )
-        return _padded(scores, ids, k, one)
+        rows = as_rows(queries, "queries", np.float64)
+        originals = rescoring.Originals.of(vectors, len(self), rows.shape[1])
+
+        def candidates(batch: slice, wanted: int) -> npt.NDArray[np.int64]:
+            some = {"exclude": of_queries(excluded, batch), "positions": True}
+            return self._found(asked[batch], wanted, **some, **options)[1]
+
+        return rescoring.rescored(
+            self._native,
+            originals,
+            rows,
+            k,
+            oversample=oversample,
+            threads=options["threads"],
+            candidates=candidates,
+        )
 
     def bitmap(self, ids: Any) -> Bitmap:
         """The items of these ids, as a filter for many searches.

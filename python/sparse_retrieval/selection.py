@@ -211,6 +211,15 @@ def as_exclusions(exclude: Any, n_queries: int) -> Lists | None:
     return before[ends].astype(np.uint64), ids[kept]
 
 
+def of_queries(lists: Lists | None, queries: slice) -> Lists | None:
+    """The lists of consecutive queries alone."""
+    if lists is None:
+        return None
+    starts, ids = lists
+    first, last = int(starts[queries.start]), int(starts[queries.stop])
+    return starts[queries.start : queries.stop + 1] - starts[queries.start], ids[first:last]
+
+
 def as_ids(ids: Any, name: str) -> npt.NDArray[np.int64]:
     """Ids as a contiguous array of one axis; an empty list is an array of none.
 

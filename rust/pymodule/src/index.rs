@@ -9,17 +9,15 @@ use pyo3::types::PyDict;
 use sparse_retrieval::format::ItemNorm;
 use sparse_retrieval::index::{BuildOptions, DictionaryData, Index as CoreIndex, ValueCoding};
 use sparse_retrieval::kernels::Kernels;
-use sparse_retrieval::search::{
-    Bitmap as CoreBitmap, Hit, Metric, Mode, Queries, Request, Selection,
-};
-use sparse_retrieval::Error;
+use sparse_retrieval::search::rescore::{rescore, Originals};
+use sparse_retrieval::search::{Bitmap as CoreBitmap, Metric, Mode, Queries, Request, Selection};
 
 use crate::codes;
 use crate::error::to_python;
 use crate::gate::gate;
+use crate::rescoring::Vectors;
+use crate::results::{flatten, results, Results};
 use crate::selection::{Bitmap, Excluded, ExcludedIds};
-
-type Results<'py> = (Bound<'py, PyArray2<f64>>, Bound<'py, PyArray2<i64>>);
 
 /// Rows, scales, ids and dictionary, in memory or mapped.
 #[pyclass(module = "sparse_retrieval._native", frozen)]
@@ -137,7 +135,9 @@ impl Index {
     }
 
     /// Searches with dense queries.
-    #[pyo3(signature = (queries, k, *, mode, k_row, filter, exclude, threads, progress))]
+    #[pyo3(signature = (
+        queries, k, *, mode, k_row, filter, exclude, positions, threads, progress
+    ))]
     #[allow(clippy::too_many_arguments)] // the Python class names each of them
     fn search_dense<'py>(
         &self,
@@ -148,6 +148,7 @@ impl Index {
         k_row: Option<usize>,
         filter: Option<PyRef<'py, Bitmap>>,
         exclude: Option<ExcludedIds<'py>>,
+        positions: bool,
         threads: Option<usize>,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Results<'py>> {
@@ -157,13 +158,14 @@ impl Index {
             rows: &rows,
             d: queries.as_array().ncols(),
         };
-        let asked = Asked::new(k, mode, k_row, filter, exclude)?;
+        let asked = Asked::new(k, mode, k_row, filter, exclude)?.named(!positions);
         self.search(py, &queries, asked, threads, progress)
     }
 
     /// Searches with canonical codes.
     #[pyo3(signature = (
-        indptr, latents, values, dim, k, *, mode, k_row, filter, exclude, threads, progress
+        indptr, latents, values, dim, k, *, mode, k_row, filter, exclude, positions, threads,
+        progress
     ))]
     #[allow(clippy::too_many_arguments)] // the Python class names each of them
     fn search_codes<'py>(
@@ -178,12 +180,40 @@ impl Index {
         k_row: Option<usize>,
         filter: Option<PyRef<'py, Bitmap>>,
         exclude: Option<ExcludedIds<'py>>,
+        positions: bool,
         threads: Option<usize>,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Results<'py>> {
         let queries = Queries::Codes(codes::view(&indptr, &latents, &values, dim)?);
-        let asked = Asked::new(k, mode, k_row, filter, exclude)?;
+        let asked = Asked::new(k, mode, k_row, filter, exclude)?.named(!positions);
         self.search(py, &queries, asked, threads, progress)
+    }
+
+    /// Scores candidates against vectors that have been fetched, and keeps the best.
+    #[pyo3(signature = (candidates, queries, k, *, positions, vectors, threads))]
+    #[allow(clippy::too_many_arguments)] // the Python class names each of them
+    fn rescore<'py>(
+        &self,
+        py: Python<'py>,
+        candidates: PyReadonlyArray2<'py, i64>,
+        queries: PyReadonlyArray2<'py, f64>,
+        k: usize,
+        positions: PyReadonlyArray1<'py, u64>,
+        vectors: Vectors<'py>,
+        threads: Option<usize>,
+    ) -> PyResult<Results<'py>> {
+        let asked = queries.as_slice()?.to_vec(); // others may write to them, as in search_dense
+        let d = queries.as_array().ncols();
+        // not copied: rescoring.py has made these, and no other code holds them
+        let wanted = candidates.as_slice()?;
+        let originals =
+            Originals::new(positions.as_slice()?, vectors.numbers()?, d).map_err(to_python)?;
+        let (scores, ids, found) = gate(py, threads, None, |control| {
+            let metric = self.core.metric();
+            let hits = rescore(&originals, &asked, wanted, metric, k, control)?;
+            flatten(&hits, self.core.ids())
+        })?;
+        results(py, queries.as_array().nrows(), scores, ids, found)
     }
 
     /// The items of these ids, as a bitmap.
@@ -346,6 +376,8 @@ struct Asked<'a> {
     k_row: Option<usize>,
     filter: Option<Arc<CoreBitmap>>,
     exclude: Option<Excluded>,
+    /// Whether items are returned by their ids, and not by their positions.
+    by_id: bool,
 }
 
 impl<'a> Asked<'a> {
@@ -362,7 +394,12 @@ impl<'a> Asked<'a> {
             k_row,
             filter: filter.map(|filter| filter.core.clone()),
             exclude: exclude.as_ref().map(Excluded::copied).transpose()?,
+            by_id: true,
         })
+    }
+
+    fn named(self, by_id: bool) -> Self {
+        Self { by_id, ..self }
     }
 }
 
@@ -394,43 +431,8 @@ impl Index {
                 kernels,
             };
             let hits = self.core.search(queries, &request, control)?;
-            flatten(&hits, self.core.ids())
+            flatten(&hits, self.core.ids().filter(|_| asked.by_id))
         })?;
-        let shape = [scores.len() / found.max(1), found];
-        let shape = if found == 0 {
-            [queries.len(), 0]
-        } else {
-            shape
-        };
-        Ok((
-            scores.into_pyarray(py).reshape(shape)?,
-            ids.into_pyarray(py).reshape(shape)?,
-        ))
+        results(py, queries.len(), scores, ids, found)
     }
-}
-
-/// Scores and ids of all queries, one after the other, and the number of hits of each, which
-/// is the same for all unless a damaged file scored NaN: then rows are filled with -inf and -1.
-fn flatten(
-    hits: &[Vec<Hit>],
-    ids: Option<&[i64]>,
-) -> sparse_retrieval::Result<(Vec<f64>, Vec<i64>, usize)> {
-    let found = hits.iter().map(Vec::len).max().unwrap_or(0);
-    let total = hits.len() * found;
-    let (mut scores, mut named) = (Vec::new(), Vec::new());
-    let out_of_memory = |_| Error::OutOfMemory {
-        what: "search results",
-        bytes: total.saturating_mul(16),
-    };
-    scores.try_reserve_exact(total).map_err(out_of_memory)?;
-    named.try_reserve_exact(total).map_err(out_of_memory)?;
-    for hits in hits {
-        for hit in hits {
-            scores.push(hit.score + 0.0); // -0 becomes 0
-            named.push(ids.map_or(hit.position as i64, |ids| ids[hit.position as usize]));
-        }
-        scores.resize(scores.len() + found - hits.len(), f64::NEG_INFINITY);
-        named.resize(named.len() + found - hits.len(), -1);
-    }
-    Ok((scores, named, found))
 }

@@ -10,6 +10,8 @@ mod error;
 mod gate;
 mod index;
 mod pursuit;
+mod rescoring;
+mod results;
 mod selection;
 
 use pyo3::prelude::*;

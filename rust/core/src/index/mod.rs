@@ -404,8 +404,9 @@ impl Index {
     }
 
     /// The best `k` items of each query as positions, best first, ties by lower position; all
-    /// that the request's selection admits, where they are fewer. With `k_row`, only the first `k_row` nonzeros of each row are read: the coarser
-    /// code that its prefix is. Runs on the current rayon pool.
+    /// that the request's selection admits, where they are fewer. With `k_row`, only the first
+    /// `k_row` nonzeros of each row are read: the coarser code that its prefix is. Runs on the
+    /// current rayon pool.
     ///
     /// # Errors
     /// [`Error::Argument`] where the index was not built for the mode, queries and mode or widths

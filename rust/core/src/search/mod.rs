@@ -9,6 +9,7 @@ pub mod candidates;
 pub mod integer;
 pub mod postings;
 pub mod request;
+pub mod rescore;
 pub mod scan;
 pub mod selection;
 pub mod tiles;
@@ -17,6 +18,7 @@ pub mod weights;
 
 pub use postings::walk;
 pub use request::Request;
+pub use rescore::rescore;
 pub use scan::{scan, Scales, ScanRows};
 pub use selection::{Bitmap, Exclusions, Selection};
 pub use top_k::{Hit, TopK};
