@@ -14,7 +14,15 @@ import numpy as np
 import xxhash
 
 MAGIC = b"\x89SRIX\r\n\x1a"
-DTYPES = {"u8": "<u1", "u16": "<u2", "u32": "<u4", "u64": "<u8", "i64": "<i8", "f16": "<f2", "f32": "<f4"}
+DTYPES = {
+    "u8": "<u1",
+    "u16": "<u2",
+    "u32": "<u4",
+    "u64": "<u8",
+    "i64": "<i8",
+    "f16": "<f2",
+    "f32": "<f4",
+}
 VALUES = {"float32": "<f4", "int16": "<i2", "int8": "<i1"}
 
 

@@ -230,9 +230,7 @@ def test_damage_that_keeps_the_checksums_is_found_by_verify_and_survived_by_sear
 
 
 def test_what_cannot_be_built_is_refused_with_what_to_do():
-    index = sr.SparseIndex.from_codes(
-        CODES, dictionary=sr.Dictionary(np.eye(4)), modes=("dense",)
-    )
+    index = sr.SparseIndex.from_codes(CODES, dictionary=sr.Dictionary(np.eye(4)), modes=("dense",))
     with pytest.raises(ValueError, match=r'postings serve the mode "sparse".*modes='):
         index.with_postings()
     for wrong in (0, 65_536, -1):

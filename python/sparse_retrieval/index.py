@@ -236,9 +236,7 @@ class SparseIndex:
         """
         chosen = _as_block_items(True if block_items is None else block_items)
         assert chosen is not None  # only False asks for none
-        built = self._native.with_postings(
-            chosen, threads=_as_threads(threads), progress=progress
-        )
+        built = self._native.with_postings(chosen, threads=_as_threads(threads), progress=progress)
         return type(self)._of(built, self._path)
 
     @classmethod
