@@ -351,7 +351,58 @@ def threads() -> str:
     return "\n".join([*lines, "", note])
 
 
+def sparse_search() -> str:
+    """Render exact sparse search: ours and the peers, both corpora, by CPU time."""
+    results = _load("sparse_search")
+    lines = [
+        "| items | k | method | setting | ms a query, CPU | ms, wall | times ours | agreement |",
+        "|---:|---:|---|---|---:|---:|---:|---:|",
+    ]
+    for corpus in results["corpora"].values():
+        for row in corpus["rows"]:
+            name = row["method"]
+            lines.append(
+                f"| {corpus['items']:,} | {row['k']} | "
+                f"{f'**{name}**' if name.startswith('ours') else name} | {row['setting']} | "
+                f"{row['cpu_ms']:.3f} | {row['wall_ms']:.3f} | {row['times_ours']:.1f} | "
+                f"{row['agreement']:.4f} |"
+            )
+    machine = results["machine"]
+    versions = ", ".join(
+        f"{name} {machine['versions'][name]}"
+        for name in ("scipy", "sparse_dot_topn", "sp_matmul_rs", "pyvsag", "kannolo")
+        if name in machine["versions"]
+    )
+    note = (
+        f"One thread, {results['isa']}; codes of {results['nonzeros']} nonzeros over "
+        f"{results['atoms']:,} latents. {versions}. {machine['cpu']}, {machine['cores']} cores, "
+        f"load {machine.get('load_average', 'unknown')}, {machine['date']}. Remade by "
+        f"`{results['command']}` and `make docs`."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def sparse_search_work() -> str:
+    """Render what a query touches, and the time for each posting that it adds."""
+    lines = [
+        "| items | postings a query | of the query's sign | ns for each of these, k = 10 | "
+        "bytes of postings an item |",
+        "|---:|---:|---:|---:|---:|",
+    ]
+    for corpus in _load("sparse_search")["corpora"].values():
+        ours = next(row for row in corpus["rows"] if row["k"] == 10)
+        lines.append(
+            f"| {corpus['items']:,} | {corpus['postings_a_query']:,.0f} | "
+            f"{corpus['postings_of_right_sign']:,.0f} | "
+            f"{ours['cpu_ms'] * 1e6 / corpus['postings_of_right_sign']:.2f} | "
+            f"{corpus['postings_bytes_per_item']:.1f} |"
+        )
+    return "\n".join(lines)
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
+    "sparse-search": sparse_search,
+    "sparse-search-work": sparse_search_work,
     "encoding": encoding,
     "per-bytes": per_bytes,
     "per-bytes-ablations": per_bytes_ablations,
