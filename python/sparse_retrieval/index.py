@@ -28,7 +28,7 @@ Progress = Callable[[int], object]
 
 
 #: Items of a block of postings, where nothing else is asked for, and the most that a file holds.
-DEFAULT_BLOCK_ITEMS = 32_704
+DEFAULT_BLOCK_ITEMS = 65_472
 MOST_BLOCK_ITEMS = 65_535
 
 
@@ -208,8 +208,8 @@ class SparseIndex:
         Parameters
         ----------
         block_items : int, optional
-            Items of a block, 1 to 65,535. Default 32,704: sums of a block then fill 64 KB, which
-            the second-level cache of any CPU holds; see docs/benchmarks.md.
+            Items of a block, 1 to 65,535. Default 65,472: sums of a block then fill 64 KB, which
+            the second-level cache of any CPU holds, and there are few lists to begin.
         threads : int, optional
             Default: all processors.
         progress : callable, optional
@@ -232,13 +232,11 @@ class SparseIndex:
         >>> codes = sr.SparseCodes([[0, 2], [1, 2]], [[0.5, -1.0], [2.0, 1.0]], dim=4)
         >>> index = sr.SparseIndex.from_codes(codes)
         >>> index.stats()["postings"], index.with_postings().stats()["postings"]["block_items"]
-        (None, 32704)
+        (None, 65472)
         """
         chosen = _as_block_items(True if block_items is None else block_items)
         assert chosen is not None  # only False asks for none
-        built = self._native.with_postings(
-            chosen, threads=_as_threads(threads), progress=progress
-        )
+        built = self._native.with_postings(chosen, threads=_as_threads(threads), progress=progress)
         return type(self)._of(built, self._path)
 
     @classmethod

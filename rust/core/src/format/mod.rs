@@ -57,13 +57,15 @@ pub mod section {
     pub const POSTINGS_LATENTS: &str = "postings_latents";
     /// Where their lists start.
     pub const POSTINGS_STARTS: &str = "postings_starts";
+    /// How far a row's bounds go in each block.
+    pub const POSTINGS_NORMS: &str = "postings_norms";
     /// The lists.
     pub const POSTINGS: &str = "postings";
     /// The user's JSON.
     pub const METADATA: &str = "metadata";
 
     /// All that this release knows.
-    pub const ALL: [&str; 13] = [
+    pub const ALL: [&str; 14] = [
         ROWS,
         ROW_OFFSETS,
         LEVELS,
@@ -75,10 +77,17 @@ pub mod section {
         IDS,
         POSTINGS_LATENTS,
         POSTINGS_STARTS,
+        POSTINGS_NORMS,
         POSTINGS,
         METADATA,
     ];
 
     /// Those that a reader may skip: without them it finds the same, more slowly, or knows less.
-    pub const OPTIONAL: [&str; 4] = [POSTINGS_LATENTS, POSTINGS_STARTS, POSTINGS, METADATA];
+    pub const OPTIONAL: [&str; 5] = [
+        POSTINGS_LATENTS,
+        POSTINGS_STARTS,
+        POSTINGS_NORMS,
+        POSTINGS,
+        METADATA,
+    ];
 }

@@ -221,6 +221,8 @@ impl Index {
         let (latents, starts) = (built.latents.len() as u64, built.starts.len() as u64);
         let shape = vec![built.chunks.len() as u64, POSITIONS as u64 + 1];
         sections.add(section::POSTINGS, Dtype::U16, shape, &built.chunks)?;
+        let norms = vec![built.norms.len() as u64];
+        sections.add(section::POSTINGS_NORMS, Dtype::F32, norms, &built.norms)?;
         sections.add(
             section::POSTINGS_STARTS,
             Dtype::U32,

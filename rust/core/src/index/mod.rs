@@ -320,6 +320,7 @@ impl Index {
             self.section(section::POSTINGS_LATENTS)?.numbers(),
             self.section(section::POSTINGS_STARTS)?.numbers(),
             self.section(section::POSTINGS)?.numbers(),
+            self.section(section::POSTINGS_NORMS)?.numbers(),
             block_items,
             self.len(),
         )
