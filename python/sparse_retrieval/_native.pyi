@@ -159,6 +159,9 @@ class Index:
         progress: Callable[[int], object] | None,
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
         """Scores and ids, shape (nq, at most k), of canonical codes."""
+    def explain(
+        self, n_queries: int, k: int, *, mode: str, k_row: int | None, filter: Bitmap | None
+    ) -> tuple[str, str]: ...
     def rescore(
         self,
         candidates: npt.NDArray[np.int64],
