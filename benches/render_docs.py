@@ -400,7 +400,35 @@ def sparse_search_work() -> str:
     return "\n".join(lines)
 
 
+def search() -> str:
+    """Render latencies of dense search, ours and rivals', by rows and threads."""
+    results = _load("search")
+    parts = []
+    for part in results["parts"]:
+        ours = part["systems"][0]
+        machine = part["machine"]
+        lines = [
+            f"| {part['rows']:,} rows, {part['threads']} thread"
+            f"{'s' if part['threads'] > 1 else ''} | bytes an item | recall@{results['depth']} | "
+            "ms a query, batch | of ours | ms a query, alone | of ours |",
+            "|---|---:|---:|---:|---:|---:|---:|",
+        ]
+        lines += [
+            f"| {row['system']} | {row['bytes']:g} | {row['recall']:.3f} | {row['batch_ms']:.3f} | "
+            f"{row['batch_ms'] / ours['batch_ms']:.1f} | {row['single_ms']:.3f} | "
+            f"{row['single_ms'] / ours['single_ms']:.1f} |"
+            for row in part["systems"]
+        ]
+        note = (
+            f"{machine['cpu']}, {machine['cores']} cores, load {machine['load_average']}, "
+            f"{machine['date']}."
+        )
+        parts.append("\n".join([*lines, "", note]))
+    return "\n\n".join([*parts, f"Remade by `{results['command']}` and `make docs`."])
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
+    "search": search,
     "sparse-search": sparse_search,
     "sparse-search-work": sparse_search_work,
     "encoding": encoding,
