@@ -182,6 +182,9 @@ class Index:
     @property
     def n_clusters(self) -> int:
         """Number of clusters; 0 where there are none."""
+    def explain(
+        self, n_queries: int, k: int, *, mode: str, k_row: int | None, filter: Bitmap | None
+    ) -> tuple[str, str]: ...
     def rescore(
         self,
         candidates: npt.NDArray[np.int64],

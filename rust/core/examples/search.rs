@@ -60,6 +60,7 @@ fn run(path: &Path) -> Result<f64> {
         }),
         ids: None,
         metadata: None,
+        postings: None,
     };
     Index::build(codes, &options, &control)?.save(path, &control)?;
 

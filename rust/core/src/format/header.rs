@@ -389,6 +389,7 @@ impl Header {
                 ),
                 section::POSTINGS_LATENTS => (&[Dtype::U32], &[None]),
                 section::POSTINGS_STARTS => (&[Dtype::U32], &[self.n_starts()]),
+                section::POSTINGS_NORMS => (&[Dtype::F32], &[self.n_blocks()]),
                 section::POSTINGS => (&[Dtype::U16], &[None, Some(POSITIONS as u64 + 1)]),
                 _ => (&[Dtype::U8], &[None]), // metadata and tuned
             };
@@ -426,7 +427,7 @@ impl Header {
     /// The sections of approximate search come together, and sketches hold whole embeddings.
     fn check_clusters(&self) -> Result<(), FormatProblem> {
         let has = |name: &&str| self.section(name).is_some();
-        if !section::CLUSTERS.iter().any(|name| has(&name)) {
+        if !section::CLUSTERS.iter().any(&has) {
             return Ok(());
         }
         let needed = section::CLUSTERS.iter().chain([&section::DICTIONARY]);
@@ -466,6 +467,7 @@ impl Header {
         let names = [
             section::POSTINGS_LATENTS,
             section::POSTINGS_STARTS,
+            section::POSTINGS_NORMS,
             section::POSTINGS,
         ];
         let bad = |reason: String| FormatProblem::Header {
@@ -497,6 +499,12 @@ impl Header {
             ));
         }
         Ok(())
+    }
+
+    /// Blocks of postings.
+    fn n_blocks(&self) -> Option<u64> {
+        // check_postings has refused blocks of 0 items
+        Some(self.rows.count.div_ceil(self.postings?.block_items))
     }
 
     /// Starts of lists: one for each latent in use, sign and block, and one more.

@@ -57,6 +57,8 @@ pub mod section {
     pub const POSTINGS_LATENTS: &str = "postings_latents";
     /// Where their lists start.
     pub const POSTINGS_STARTS: &str = "postings_starts";
+    /// How far a row's bounds go in each block.
+    pub const POSTINGS_NORMS: &str = "postings_norms";
     /// The lists.
     pub const POSTINGS: &str = "postings";
     /// The user's JSON.
@@ -88,7 +90,7 @@ pub mod section {
     ];
 
     /// All that this release knows.
-    pub const ALL: [&str; 20] = [
+    pub const ALL: [&str; 21] = [
         ROWS,
         ROW_OFFSETS,
         LEVELS,
@@ -100,6 +102,7 @@ pub mod section {
         IDS,
         POSTINGS_LATENTS,
         POSTINGS_STARTS,
+        POSTINGS_NORMS,
         POSTINGS,
         CLUSTER_CENTROIDS,
         CLUSTER_SCALES,
@@ -113,9 +116,10 @@ pub mod section {
 
     /// Those that a reader may skip: without them exact search finds the same, more slowly, or less
     /// is known.
-    pub const OPTIONAL: [&str; 11] = [
+    pub const OPTIONAL: [&str; 12] = [
         POSTINGS_LATENTS,
         POSTINGS_STARTS,
+        POSTINGS_NORMS,
         POSTINGS,
         CLUSTER_CENTROIDS,
         CLUSTER_SCALES,

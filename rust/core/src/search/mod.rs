@@ -8,6 +8,7 @@ pub mod approximate;
 pub mod batch;
 pub mod candidates;
 pub mod integer;
+pub mod plan;
 pub mod postings;
 pub mod request;
 pub mod rescore;
@@ -18,6 +19,7 @@ pub mod top_k;
 pub mod weights;
 
 pub use approximate::Approximate;
+pub use plan::{Plan, Way};
 pub use postings::walk;
 pub use request::Request;
 pub use rescore::rescore;
