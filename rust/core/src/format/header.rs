@@ -427,7 +427,7 @@ impl Header {
     /// The sections of approximate search come together, and sketches hold whole embeddings.
     fn check_clusters(&self) -> Result<(), FormatProblem> {
         let has = |name: &&str| self.section(name).is_some();
-        if !section::CLUSTERS.iter().any(|name| has(name)) {
+        if !section::CLUSTERS.iter().any(&has) {
             return Ok(());
         }
         let needed = section::CLUSTERS.iter().chain([&section::DICTIONARY]);
