@@ -161,6 +161,17 @@ class Index:
         progress: Callable[[int], object] | None,
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
         """Scores and ids, shape (nq, at most k), of canonical codes."""
+    def explain(
+        self,
+        n_queries: int,
+        k: int,
+        *,
+        mode: str,
+        k_row: int | None,
+        filter: Bitmap | None,
+        approximate: tuple[int, int] | None,
+    ) -> tuple[str, str]:
+        """The way that a search would go, and why."""
     def with_clusters(
         self,
         *,
@@ -182,9 +193,6 @@ class Index:
     @property
     def n_clusters(self) -> int:
         """Number of clusters; 0 where there are none."""
-    def explain(
-        self, n_queries: int, k: int, *, mode: str, k_row: int | None, filter: Bitmap | None
-    ) -> tuple[str, str]: ...
     def rescore(
         self,
         candidates: npt.NDArray[np.int64],

@@ -550,6 +550,7 @@ class SparseIndex:
         mode: Mode | None = None,
         k_row: int | None = None,
         filter: Any = None,
+        approximate: Approximate | bool | None = None,
     ) -> dict[str, Any]:
         """Which way a search would go, and why, without searching.
 
@@ -557,16 +558,16 @@ class SparseIndex:
 
         Parameters
         ----------
-        queries, k, mode, k_row, filter
+        queries, k, mode, k_row, filter, approximate
             As :meth:`search` takes them.
 
         Returns
         -------
         dict
             ``way``: "scan" (every row in double precision), "integer_pass" (all rows as 8-bit
-            integers for 64 queries at once, then scores of what is left) or "postings" (the
-            lists of the query's latents); ``reason``: one sentence; ``mode``; ``queries`` and
-            ``k``.
+            integers for 64 queries at once, then scores of what is left), "postings" (the lists
+            of the query's latents) or "clusters" (approximate, where asked for); ``reason``: one
+            sentence; ``mode``; ``queries`` and ``k``.
 
         Raises
         ------
@@ -586,6 +587,7 @@ class SparseIndex:
             mode=name,
             k_row=None if k_row is None else as_count(k_row, "k_row"),
             filter=as_filter(filter, self._native),
+            approximate=self._setting(approximate),
         )
         return {"way": way, "reason": reason, "mode": name, "queries": len(asked), "k": k}
 

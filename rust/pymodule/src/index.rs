@@ -197,6 +197,32 @@ impl Index {
         self.search(py, &queries, asked, threads, progress)
     }
 
+    /// The way that a search would go, and why.
+    #[pyo3(signature = (n_queries, k, *, mode, k_row, filter, approximate))]
+    #[allow(clippy::too_many_arguments)] // the Python class names each of them
+    fn explain(
+        &self,
+        n_queries: usize,
+        k: usize,
+        mode: &str,
+        k_row: Option<usize>,
+        filter: Option<PyRef<'_, Bitmap>>,
+        approximate: Option<(usize, usize)>,
+    ) -> PyResult<(&'static str, String)> {
+        let filter = filter.map(|filter| filter.core.clone());
+        let request = Request {
+            k_row,
+            selection: Selection {
+                allowed: filter.as_deref(),
+                exclusions: None,
+            },
+            approximate: approximate.map(|(clusters, rerank)| Approximate { clusters, rerank }),
+            ..Request::new(Mode::from_name(mode).map_err(to_python)?, k)
+        };
+        let plan = self.core.explain(n_queries, &request).map_err(to_python)?;
+        Ok((plan.way.name(), plan.reason))
+    }
+
     /// The same index with clusters for approximate search.
     #[pyo3(signature = (*, clusters, seed, threads, progress))]
     fn with_clusters(
@@ -275,29 +301,6 @@ impl Index {
         let rows = self.core.decoded(positions).map_err(to_python)?;
         let d = rows.len() / positions.len().max(1);
         rows.into_pyarray(py).reshape([positions.len(), d])
-    }
-
-    /// The way that a search would go, and why.
-    #[pyo3(signature = (n_queries, k, *, mode, k_row, filter))]
-    fn explain(
-        &self,
-        n_queries: usize,
-        k: usize,
-        mode: &str,
-        k_row: Option<usize>,
-        filter: Option<PyRef<'_, Bitmap>>,
-    ) -> PyResult<(&'static str, String)> {
-        let filter = filter.map(|filter| filter.core.clone());
-        let request = Request {
-            k_row,
-            selection: Selection {
-                allowed: filter.as_deref(),
-                exclusions: None,
-            },
-            ..Request::new(Mode::from_name(mode).map_err(to_python)?, k)
-        };
-        let plan = self.core.explain(n_queries, &request).map_err(to_python)?;
-        Ok((plan.way.name(), plan.reason))
     }
 
     /// Scores candidates against vectors that have been fetched, and keeps the best.

@@ -6,8 +6,8 @@ use super::{check::content, Index};
 use crate::control::Control;
 use crate::format::{section, Bytes, Dtype, SectionHeader};
 use crate::search::approximate::build::{ClusterOptions, Items};
-use crate::search::approximate::{self, Approximate, ClusterParts, Clusters, CoarseAtoms};
-use crate::search::{Hit, Request, ScanRows, WeightSource};
+use crate::search::approximate::{Approximate, ClusterParts, Clusters, CoarseAtoms};
+use crate::search::Mode;
 use crate::{Error, Result};
 
 /// The setting that was found to keep a share of exact results; the section `tuned`.
@@ -174,28 +174,19 @@ impl Index {
         Clusters::new(parts, atoms.d(), subspaces).map(Some)
     }
 
-    /// Searches as far as the request's setting says.
-    pub(super) fn approximate(
-        &self,
-        data: &ScanRows<'_>,
-        source: &WeightSource<'_>,
-        request: &Request<'_>,
-        control: &Control,
-    ) -> Result<Vec<Vec<Hit>>> {
-        let setting = request.approximate.ok_or_else(no_setting)?;
-        if !request.mode.needs_dictionary() {
+    /// The clusters and coarse atoms, for a search in `mode`.
+    pub(super) fn approximate_for(&self, mode: Mode) -> Result<(Clusters<'_>, &CoarseAtoms)> {
+        if !mode.needs_dictionary() {
             return Err(Error::argument(format!(
                 "approximate search compares embeddings; mode {:?} has exact search alone",
-                request.mode.name()
+                mode.name()
             )));
         }
         let (Some(clusters), Some(atoms)) = (self.clusters()?, self.atoms()) else {
             return Err(no_clusters());
         };
         let coarse = self.coarse_atoms.get_or_init(|| CoarseAtoms::of(atoms));
-        let (k, selection) = (request.k, request.selection);
-        let parts = (clusters, coarse);
-        approximate::search(data, source, parts, setting, k, selection, control)
+        Ok((clusters, coarse))
     }
 
     /// What the items at these positions decode to, one after the other, the mean included: a
@@ -269,10 +260,6 @@ impl Index {
         self.sections.push((name, bytes));
         self.sections.sort_by_key(|section| place(section.0));
     }
-}
-
-fn no_setting() -> Error {
-    Error::argument("the request has no setting for approximate search")
 }
 
 fn no_clusters() -> Error {

@@ -447,12 +447,15 @@ impl Index {
         };
         let postings = self.postings();
         let plan = search::plan::plan(&data, queries.len(), request, postings.is_some());
-        let mut found = match (plan.way, postings) {
-            _ if approximate.is_some() => self.approximate(&data, &source, request, control)?,
-            (Way::Postings, Some(postings)) => {
+        let mut found = match (plan.way, postings, approximate) {
+            (Way::Clusters, _, Some(setting)) => {
+                let parts = self.approximate_for(mode)?;
+                search::approximate::search(&data, &source, parts, setting, k, selection, control)?
+            }
+            (Way::Postings, Some(postings), _) => {
                 search::walk(&postings, &data, &source, k, selection, control)?
             }
-            (Way::IntegerPass, _) => search::batch::search(&data, &source, k, selection, control)?,
+            (Way::IntegerPass, ..) => search::batch::search(&data, &source, k, selection, control)?,
             _ => search::scan(&data, &source, k, selection, control)?,
         };
         if let Some(mean) = self.mean().filter(|_| mode.needs_dictionary()) {
