@@ -133,6 +133,7 @@ class Index:
         k_row: int | None,
         filter: Bitmap | None,
         exclude: tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]] | None,
+        approximate: tuple[int, int] | None,
         positions: bool,
         threads: int | None,
         progress: Callable[[int], object] | None,
@@ -154,14 +155,44 @@ class Index:
         k_row: int | None,
         filter: Bitmap | None,
         exclude: tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]] | None,
+        approximate: tuple[int, int] | None,
         positions: bool,
         threads: int | None,
         progress: Callable[[int], object] | None,
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
         """Scores and ids, shape (nq, at most k), of canonical codes."""
     def explain(
-        self, n_queries: int, k: int, *, mode: str, k_row: int | None, filter: Bitmap | None
-    ) -> tuple[str, str]: ...
+        self,
+        n_queries: int,
+        k: int,
+        *,
+        mode: str,
+        k_row: int | None,
+        filter: Bitmap | None,
+        approximate: tuple[int, int] | None,
+    ) -> tuple[str, str]:
+        """The way that a search would go, and why."""
+    def with_clusters(
+        self,
+        *,
+        clusters: int | None,
+        seed: int,
+        threads: int | None,
+        progress: Callable[[int], object] | None,
+    ) -> Index:
+        """The same index with clusters for approximate search."""
+    def with_tuned(
+        self, *, clusters: int, rerank: int, target: float, reached: float, k: int
+    ) -> Index:
+        """The same index with another tuned setting."""
+    def decoded(self, positions: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
+        """What items decode to, the mean included, shape (m, d); rows without their scales."""
+    @property
+    def tuned(self) -> dict[str, Any] | None:
+        """``clusters``, ``rerank``, ``target``, ``reached`` and ``k``, or None."""
+    @property
+    def n_clusters(self) -> int:
+        """Number of clusters; 0 where there are none."""
     def rescore(
         self,
         candidates: npt.NDArray[np.int64],

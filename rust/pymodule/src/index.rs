@@ -6,15 +6,21 @@ use std::sync::Arc;
 use numpy::{IntoPyArray, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+use sparse_retrieval::control::Control;
 use sparse_retrieval::format::ItemNorm;
-use sparse_retrieval::index::{BuildOptions, DictionaryData, Index as CoreIndex, ValueCoding};
+use sparse_retrieval::index::{
+    BuildOptions, DictionaryData, Index as CoreIndex, Tuned, ValueCoding,
+};
 use sparse_retrieval::kernels::Kernels;
+use sparse_retrieval::search::approximate::build::ClusterOptions;
 use sparse_retrieval::search::rescore::{rescore, Originals};
-use sparse_retrieval::search::{Bitmap as CoreBitmap, Metric, Mode, Queries, Request, Selection};
+use sparse_retrieval::search::{
+    Approximate, Bitmap as CoreBitmap, Metric, Mode, Queries, Request, Selection,
+};
 
 use crate::codes;
 use crate::error::to_python;
-use crate::gate::gate;
+use crate::gate::{gate, gate_short};
 use crate::rescoring::Vectors;
 use crate::results::{flatten, results, Results};
 use crate::selection::{Bitmap, Excluded, ExcludedIds};
@@ -136,7 +142,7 @@ impl Index {
 
     /// Searches with dense queries.
     #[pyo3(signature = (
-        queries, k, *, mode, k_row, filter, exclude, positions, threads, progress
+        queries, k, *, mode, k_row, filter, exclude, approximate, positions, threads, progress
     ))]
     #[allow(clippy::too_many_arguments)] // the Python class names each of them
     fn search_dense<'py>(
@@ -148,6 +154,7 @@ impl Index {
         k_row: Option<usize>,
         filter: Option<PyRef<'py, Bitmap>>,
         exclude: Option<ExcludedIds<'py>>,
+        approximate: Option<(usize, usize)>,
         positions: bool,
         threads: Option<usize>,
         progress: Option<Py<PyAny>>,
@@ -158,14 +165,14 @@ impl Index {
             rows: &rows,
             d: queries.as_array().ncols(),
         };
-        let asked = Asked::new(k, mode, k_row, filter, exclude)?.named(!positions);
+        let asked = Asked::new(k, mode, k_row, filter, exclude, approximate)?.named(!positions);
         self.search(py, &queries, asked, threads, progress)
     }
 
     /// Searches with canonical codes.
     #[pyo3(signature = (
-        indptr, latents, values, dim, k, *, mode, k_row, filter, exclude, positions, threads,
-        progress
+        indptr, latents, values, dim, k, *, mode, k_row, filter, exclude, approximate, positions,
+        threads, progress
     ))]
     #[allow(clippy::too_many_arguments)] // the Python class names each of them
     fn search_codes<'py>(
@@ -180,17 +187,19 @@ impl Index {
         k_row: Option<usize>,
         filter: Option<PyRef<'py, Bitmap>>,
         exclude: Option<ExcludedIds<'py>>,
+        approximate: Option<(usize, usize)>,
         positions: bool,
         threads: Option<usize>,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Results<'py>> {
         let queries = Queries::Codes(codes::view(&indptr, &latents, &values, dim)?);
-        let asked = Asked::new(k, mode, k_row, filter, exclude)?.named(!positions);
+        let asked = Asked::new(k, mode, k_row, filter, exclude, approximate)?.named(!positions);
         self.search(py, &queries, asked, threads, progress)
     }
 
     /// The way that a search would go, and why.
-    #[pyo3(signature = (n_queries, k, *, mode, k_row, filter))]
+    #[pyo3(signature = (n_queries, k, *, mode, k_row, filter, approximate))]
+    #[allow(clippy::too_many_arguments)] // the Python class names each of them
     fn explain(
         &self,
         n_queries: usize,
@@ -198,6 +207,7 @@ impl Index {
         mode: &str,
         k_row: Option<usize>,
         filter: Option<PyRef<'_, Bitmap>>,
+        approximate: Option<(usize, usize)>,
     ) -> PyResult<(&'static str, String)> {
         let filter = filter.map(|filter| filter.core.clone());
         let request = Request {
@@ -206,10 +216,91 @@ impl Index {
                 allowed: filter.as_deref(),
                 exclusions: None,
             },
+            approximate: approximate.map(|(clusters, rerank)| Approximate { clusters, rerank }),
             ..Request::new(Mode::from_name(mode).map_err(to_python)?, k)
         };
         let plan = self.core.explain(n_queries, &request).map_err(to_python)?;
         Ok((plan.way.name(), plan.reason))
+    }
+
+    /// The same index with clusters for approximate search.
+    #[pyo3(signature = (*, clusters, seed, threads, progress))]
+    fn with_clusters(
+        &self,
+        py: Python<'_>,
+        clusters: Option<usize>,
+        seed: u64,
+        threads: Option<usize>,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<Self> {
+        let options = ClusterOptions {
+            clusters,
+            seed,
+            kernels: Kernels::from_environment().map_err(to_python)?,
+        };
+        let core = gate(py, threads, progress, |control| {
+            self.core.with_clusters(&options, control)
+        })?;
+        Ok(Self {
+            core: Arc::new(core),
+        })
+    }
+
+    /// The same index with another tuned setting.
+    #[pyo3(signature = (*, clusters, rerank, target, reached, k))]
+    fn with_tuned(
+        &self,
+        clusters: u32,
+        rerank: u32,
+        target: f64,
+        reached: f64,
+        k: u32,
+    ) -> PyResult<Self> {
+        let tuned = Tuned {
+            clusters,
+            rerank,
+            target,
+            reached,
+            k,
+        };
+        let core = self.core.with_tuned(tuned).map_err(to_python)?;
+        Ok(Self {
+            core: Arc::new(core),
+        })
+    }
+
+    /// The tuned setting as a dict, or None.
+    #[getter]
+    fn tuned<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
+        let Some(tuned) = self.core.tuned().map_err(to_python)? else {
+            return Ok(None);
+        };
+        let entry = PyDict::new(py);
+        entry.set_item("clusters", tuned.clusters)?;
+        entry.set_item("rerank", tuned.rerank)?;
+        entry.set_item("target", tuned.target)?;
+        entry.set_item("reached", tuned.reached)?;
+        entry.set_item("k", tuned.k)?;
+        Ok(Some(entry))
+    }
+
+    /// Number of clusters; 0 where there are none.
+    #[getter]
+    fn n_clusters(&self) -> usize {
+        self.core.n_clusters()
+    }
+
+    /// What the items at these positions decode to.
+    #[pyo3(signature = (positions))]
+    fn decoded<'py>(
+        &self,
+        py: Python<'py>,
+        positions: PyReadonlyArray1<'py, u64>,
+    ) -> PyResult<Bound<'py, PyArray2<f64>>> {
+        let positions = positions.as_slice()?;
+        let rows = self.core.decoded(positions).map_err(to_python)?;
+        let d = rows.len() / positions.len().max(1);
+        rows.into_pyarray(py).reshape([positions.len(), d])
     }
 
     /// Scores candidates against vectors that have been fetched, and keeps the best.
@@ -399,6 +490,7 @@ struct Asked<'a> {
     k_row: Option<usize>,
     filter: Option<Arc<CoreBitmap>>,
     exclude: Option<Excluded>,
+    approximate: Option<Approximate>,
     /// Whether items are returned by their ids, and not by their positions.
     by_id: bool,
 }
@@ -410,6 +502,7 @@ impl<'a> Asked<'a> {
         k_row: Option<usize>,
         filter: Option<PyRef<'_, Bitmap>>,
         exclude: Option<ExcludedIds<'_>>,
+        approximate: Option<(usize, usize)>,
     ) -> PyResult<Self> {
         Ok(Self {
             k,
@@ -417,6 +510,7 @@ impl<'a> Asked<'a> {
             k_row,
             filter: filter.map(|filter| filter.core.clone()),
             exclude: exclude.as_ref().map(Excluded::copied).transpose()?,
+            approximate: approximate.map(|(clusters, rerank)| Approximate { clusters, rerank }),
             by_id: true,
         })
     }
@@ -438,7 +532,8 @@ impl Index {
         let mode = Mode::from_name(asked.mode).map_err(to_python)?;
         // read while attached: os.environ is written under the interpreter's lock
         let kernels = Kernels::from_environment().map_err(to_python)?;
-        let (scores, ids, found) = gate(py, threads, progress, |control| {
+        let is_short = asked.approximate.is_some() && queries.len() == 1;
+        let work = |control: &Control| {
             let exclusions = asked
                 .exclude
                 .map(|excluded| excluded.in_index(&self.core))
@@ -451,11 +546,17 @@ impl Index {
                     allowed: asked.filter.as_deref(),
                     exclusions: exclusions.as_ref(),
                 },
+                approximate: asked.approximate,
                 kernels,
             };
             let hits = self.core.search(queries, &request, control)?;
             flatten(&hits, self.core.ids().filter(|_| asked.by_id))
-        })?;
+        };
+        let (scores, ids, found) = if is_short {
+            gate_short(py, work)?
+        } else {
+            gate(py, threads, progress, work)?
+        };
         results(py, queries.len(), scores, ids, found)
     }
 }

@@ -5,10 +5,12 @@
 
 mod build;
 mod check;
+mod clusters;
 mod lookup;
 
 pub use build::{BuildOptions, DictionaryData, ValueCoding};
 pub use check::check_ids;
+pub use clusters::Tuned;
 
 use std::path::Path;
 use std::sync::OnceLock;
@@ -21,6 +23,7 @@ use crate::error::FormatProblem;
 use crate::format::{
     self, section, Bytes, Cosines, Dtype, FilePart, Header, ItemNorm, SectionData,
 };
+use crate::search::approximate::CoarseAtoms;
 use crate::search::{
     self, postings::PostingsView, Atoms, Hit, Metric, Mode, Plan, Queries, Request, Scales,
     ScanRows, Way, WeightSource,
@@ -39,6 +42,8 @@ pub struct Index {
     /// Atoms in single precision, where they are stored in half: made when first asked for.
     wide_atoms: OnceLock<Vec<f32>>,
     lookup: lookup::IdLookup,
+    /// Atoms in 8 bits, for approximate search: made when first asked for.
+    coarse_atoms: OnceLock<CoarseAtoms>,
     /// The file behind it, where there is one.
     file: Option<FilePart>,
 }
@@ -105,6 +110,7 @@ impl Index {
             sections,
             layout: None,
             wide_atoms: OnceLock::new(),
+            coarse_atoms: OnceLock::new(),
             lookup: lookup::IdLookup::default(),
             file,
         };
@@ -356,6 +362,8 @@ impl Index {
                     section::DICTIONARY,
                     section::MEAN,
                     section::METADATA,
+                    section::SKETCH_LEVELS,
+                    section::TUNED,
                 ]
                 .contains(&entry.name.as_str()),
             })
@@ -422,6 +430,7 @@ impl Index {
             k,
             k_row,
             selection,
+            approximate,
             kernels,
         } = *request;
         self.check_queries(queries, mode)?;
@@ -438,11 +447,15 @@ impl Index {
         };
         let postings = self.postings();
         let plan = search::plan::plan(&data, queries.len(), request, postings.is_some());
-        let mut found = match (plan.way, postings) {
-            (Way::Postings, Some(postings)) => {
+        let mut found = match (plan.way, postings, approximate) {
+            (Way::Clusters, _, Some(setting)) => {
+                let parts = self.approximate_for(mode)?;
+                search::approximate::search(&data, &source, parts, setting, k, selection, control)?
+            }
+            (Way::Postings, Some(postings), _) => {
                 search::walk(&postings, &data, &source, k, selection, control)?
             }
-            (Way::IntegerPass, _) => search::batch::search(&data, &source, k, selection, control)?,
+            (Way::IntegerPass, ..) => search::batch::search(&data, &source, k, selection, control)?,
             _ => search::scan(&data, &source, k, selection, control)?,
         };
         if let Some(mean) = self.mean().filter(|_| mode.needs_dictionary()) {
