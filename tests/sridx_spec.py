@@ -62,6 +62,25 @@ def rows(header: dict[str, Any], sections: dict[str, np.ndarray]) -> list[list[t
     return found
 
 
+def ids(header: dict[str, Any], sections: dict[str, np.ndarray]) -> list[int] | list[str]:
+    """What the items are called; the order to find them by is checked."""
+    n = header["rows"]["count"]
+    if "id_offsets" in sections:
+        offsets, raw = sections["id_offsets"].tolist(), sections["id_bytes"].tobytes()
+        assert offsets[0] == 0
+        assert offsets[-1] == len(raw)
+        named: Any = [raw[a:b] for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+    else:
+        named = sections["ids"].tolist() if "ids" in sections else list(range(n))
+    assert len(named) == n
+    ordered = [named[row] for row in sections["id_order"]] if "id_order" in sections else named
+    assert ordered == sorted(set(named)), "by ascending id, each once"
+    assert header.get("ids_ascend", False) == (
+        "id_order" not in sections and bool({"ids", "id_offsets"} & set(sections))
+    )
+    return [name.decode() for name in named] if "id_offsets" in sections else named
+
+
 def ranked_rows(
     described: dict[str, Any], sections: dict[str, np.ndarray]
 ) -> list[list[tuple[int, float]]]:

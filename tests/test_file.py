@@ -42,9 +42,15 @@ def test_a_saved_index_comes_back_and_is_as_the_specification_says(tmp_path, dat
     codes = as_codes(rows, dim)
     metric = data.draw(st.sampled_from(["inner_product", "cosine"]))
     bits = data.draw(st.sampled_from([32, 16, 8]))
-    ids = np.arange(len(rows)) * 3 - 10 if data.draw(st.booleans()) else None
-    if ids is not None:
+    kind = data.draw(st.sampled_from(["positions", "ascending", "numbers", "strings"]), label="ids")
+    ids = None if kind == "positions" else np.arange(len(rows)) * 3 - 10
+    if kind in ("numbers", "strings"):
         ids[ids == -1] = 10**15
+        np.random.default_rng(len(rows)).shuffle(ids)
+    elif ids is not None:
+        ids += 3 * (ids == -1).any()  # -1 marks missing results
+    if kind == "strings":
+        ids = ["", "ü"][: len(ids)] + [str(number) for number in ids[2:]]
     has_dictionary = dim == 40 and data.draw(st.booleans())
     dictionary = sr.Dictionary(np.eye(40)) if has_dictionary else None
     modes = ("sparse", "dense", "reconstructed") if has_dictionary else ("sparse",)
@@ -74,6 +80,7 @@ def test_a_saved_index_comes_back_and_is_as_the_specification_says(tmp_path, dat
 
     header, sections = sridx_spec.read(path)
     assert header["rows"]["count"] == len(rows)
+    assert sridx_spec.ids(header, sections) == index.ids.tolist()
     stored = sridx_spec.rows(header, sections)
     levels = {32: None, 16: 32767, 8: 127}[bits]
     for row, pairs in zip(rows, stored, strict=True):

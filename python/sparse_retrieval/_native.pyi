@@ -14,6 +14,7 @@ __all__ = [
     "DictionaryRound",
     "Index",
     "IndexFormatError",
+    "IndexWriter",
     "PursuitEncoder",
     "__version__",
     "build_info",
@@ -82,7 +83,7 @@ class Index:
         *,
         dictionary: npt.NDArray[np.float32] | None,
         mean: npt.NDArray[np.float32] | None,
-        ids: npt.NDArray[np.int64] | None,
+        ids: npt.NDArray[np.int64] | list[str] | None,
         metric: str,
         value_bits: float,
         modes: list[str],
@@ -109,7 +110,7 @@ class Index:
         k_row: int | None,
         threads: int | None,
         progress: Callable[[int], object] | None,
-    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64] | list[str | None]]:
         """Scores and ids, shape (nq, min(k, n)), of dense queries (nq, d)."""
     def search_codes(
         self,
@@ -123,7 +124,7 @@ class Index:
         k_row: int | None,
         threads: int | None,
         progress: Callable[[int], object] | None,
-    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64] | list[str | None]]:
         """Scores and ids, shape (nq, min(k, n)), of canonical codes."""
     def sections(self) -> list[dict[str, Any]]:
         """Name, dtype, shape, bytes and growth with n of every section."""
@@ -165,7 +166,7 @@ class Index:
     def bytes_per_item(self) -> float:
         """Bytes of rows and scales an item."""
     @property
-    def ids(self) -> npt.NDArray[np.int64] | None:
+    def ids(self) -> npt.NDArray[np.int64] | list[str] | None:
         """The ids, or None where they are the positions; a copy."""
     @property
     def metadata(self) -> str | None:
@@ -176,6 +177,46 @@ class Index:
     @property
     def mean(self) -> npt.NDArray[np.float32] | None:
         """What is added to every decoded item, shape (d,), or None; a copy."""
+
+@final
+class IndexWriter:
+    """Writes an index file from batches of canonical codes."""
+
+    def __new__(
+        cls,
+        path: str,
+        dim: int,
+        *,
+        dictionary: npt.NDArray[np.float32] | None,
+        mean: npt.NDArray[np.float32] | None,
+        metric: str,
+        value_bits: float,
+        modes: list[str],
+        unit_items: bool,
+        reconstruction_cosine: float | None,
+        metadata: str | None,
+        codebooks: Index | None,
+        codebook_sample: int,
+        longest: int | None,
+        shortest: int | None,
+    ) -> IndexWriter:
+        """Begin a file; ``codebooks`` lends its own and goes before ``value_bits``."""
+    def add(
+        self,
+        indptr: npt.NDArray[np.uint64],
+        latents: npt.NDArray[np.uint32],
+        values: npt.NDArray[np.float32],
+        dim: int,
+        *,
+        ids: npt.NDArray[np.int64] | list[str] | None,
+        threads: int | None,
+    ) -> None:
+        """Take items."""
+    def finish(self) -> int:
+        """Write the file; the number of items."""
+    def abort(self) -> None:
+        """Give up."""
+    def __len__(self) -> int: ...
 
 def extrapolated_atoms(
     atoms: npt.NDArray[np.float32], previous: npt.NDArray[np.float32], *, momentum: float

@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sparse_retrieval import _native as native
-from sparse_retrieval._arrays import as_count, as_numbers, as_rows
+from sparse_retrieval._arrays import as_count, as_rows
+from sparse_retrieval._ids import as_array, as_ids
 from sparse_retrieval.codes import SparseCodes, as_codes, holds_codes
 from sparse_retrieval.dictionary import Dictionary
 
@@ -32,12 +33,12 @@ class SearchResult(NamedTuple):
     ----------
     scores : ndarray of float32, shape (nq, k) or (k,)
         Padded with -inf where fewer than k items exist.
-    ids : ndarray of int64, shape (nq, k) or (k,)
-        Padded with -1.
+    ids : ndarray of int64 or of object (str), shape (nq, k) or (k,)
+        Padded with -1, or None where ids are strings.
     """
 
     scores: npt.NDArray[np.float32]
-    ids: npt.NDArray[np.int64]
+    ids: npt.NDArray[Any]
 
 
 class SparseIndex:
@@ -102,9 +103,9 @@ class SparseIndex:
             With s atoms; needed for the modes "reconstructed" and "dense". One with a mean goes
             with "inner_product" or ``unit_items``: the mean then adds the same to all scores of
             a query.
-        ids : array_like of int, shape (n,), optional
-            What search returns for each item: unique, not -1. Default: the positions 0 to
-            n - 1.
+        ids : array_like of int or of str, shape (n,), optional
+            What search returns for each item: unique; a number is not -1. Default: the positions
+            0 to n - 1.
         metric : {"inner_product", "cosine"}, default "inner_product"
             The inner product needs no scale a row, so it is the lossless default; "cosine"
             normalises both sides, in code space for mode "sparse", in embedding space for the
@@ -166,7 +167,7 @@ class SparseIndex:
             items.dim,
             dictionary=None if dictionary is None else dictionary.atoms,
             mean=None if dictionary is None else dictionary.mean,
-            ids=None if ids is None else _as_ids(ids),
+            ids=None if ids is None else as_ids(ids),
             metric=_as_name(metric, "metric"),
             value_bits=_as_bits(value_bits),
             modes=[] if modes is None else _as_modes(modes),
@@ -393,8 +394,9 @@ class SparseIndex:
         Returns
         -------
         SearchResult
-            ``(scores, ids)``: float32 and int64, (nq, k) or (k,), best first, equal scores by
-            lower position. Where there are fewer than k items: -inf and -1. A score beyond
+            ``(scores, ids)``: float32 and int64 (object where ids are strings), (nq, k) or (k,),
+            best first, equal scores by lower position. Where there are fewer than k items: -inf
+            and -1 (None for strings). A score beyond
             float32 is returned as infinity. Under "cosine" a zero query or item scores 0, and an
             item whose norm is below 3e-39 scores less than its cosine, in absolute value: the
             inverse of such a norm is beyond float32, in which scales are stored.
@@ -506,10 +508,12 @@ class SparseIndex:
         return self._native.unit_items
 
     @property
-    def ids(self) -> npt.NDArray[np.int64]:
-        """What search returns for each position, shape (n,); a copy."""
+    def ids(self) -> npt.NDArray[Any]:
+        """What search returns for each position, shape (n,); a copy. int64, or object (str)."""
         ids = self._native.ids
-        return np.arange(len(self), dtype=np.int64) if ids is None else ids
+        if ids is None:
+            return np.arange(len(self), dtype=np.int64)
+        return as_array(ids, (len(self),))
 
     @property
     def dictionary(self) -> Dictionary | None:
@@ -586,17 +590,17 @@ class SparseIndex:
         )
 
 
-def _padded(
-    scores: npt.NDArray[np.float64], ids: npt.NDArray[np.int64], k: int, one: bool
-) -> SearchResult:
-    n_queries, found = scores.shape
+def _padded(scores: npt.NDArray[np.float64], found: Any, k: int, one: bool) -> SearchResult:
+    n_queries, n_found = scores.shape
+    ids = as_array(found, scores.shape)
     with np.errstate(over="ignore"):
         narrow = scores.astype(np.float32) + np.float32(0.0)  # what rounds to -0 becomes 0
-    if found < k:
+    if n_found < k:
         padded_scores = np.full((n_queries, k), -np.inf, dtype=np.float32)
-        padded_ids = np.full((n_queries, k), -1, dtype=np.int64)
-        padded_scores[:, :found] = narrow
-        padded_ids[:, :found] = ids
+        missing = None if ids.dtype == object else -1
+        padded_ids = np.full((n_queries, k), missing, dtype=ids.dtype)
+        padded_scores[:, :n_found] = narrow
+        padded_ids[:, :n_found] = ids
         narrow, ids = padded_scores, padded_ids
     return SearchResult(narrow[0], ids[0]) if one else SearchResult(narrow, ids)
 
@@ -644,17 +648,6 @@ def _as_modes(modes: Any) -> list[str]:
     if not names:
         raise ValueError("modes is empty; expected at least one")
     return names
-
-
-def _as_ids(ids: Any) -> npt.NDArray[np.int64]:
-    array = as_numbers(ids, "ids")
-    if array.ndim != 1:
-        raise ValueError(f"ids have shape {array.shape}; expected (n,)")
-    if array.dtype.kind not in "iu" and array.size:
-        raise TypeError(f"ids have dtype {array.dtype}; expected integers")
-    if array.dtype.kind == "u" and array.size and array.max() > np.iinfo(np.int64).max:
-        raise ValueError(f"ids hold {array.max()}; expected less than 2^63")
-    return np.ascontiguousarray(array, dtype=np.int64)
 
 
 def _as_json(metadata: Any) -> str:

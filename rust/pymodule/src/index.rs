@@ -5,9 +5,12 @@ use std::sync::Arc;
 
 use numpy::{IntoPyArray, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2};
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyList};
+use sparse_retrieval::codes::RankedLayout;
 use sparse_retrieval::format::ItemNorm;
-use sparse_retrieval::index::{BuildOptions, DictionaryData, Index as CoreIndex, ValueCoding};
+use sparse_retrieval::index::{
+    BuildOptions, DictionaryData, Ids, Index as CoreIndex, OwnedIds, ValueCoding,
+};
 use sparse_retrieval::kernels::Kernels;
 use sparse_retrieval::search::{Hit, Metric, Mode, Queries, Request};
 use sparse_retrieval::Error;
@@ -15,8 +18,9 @@ use sparse_retrieval::Error;
 use crate::codes;
 use crate::error::to_python;
 use crate::gate::gate;
+use crate::ids;
 
-type Results<'py> = (Bound<'py, PyArray2<f64>>, Bound<'py, PyArray2<i64>>);
+type Results<'py> = (Bound<'py, PyArray2<f64>>, Bound<'py, PyAny>);
 
 /// Rows, scales, ids and dictionary, in memory or mapped.
 #[pyclass(module = "sparse_retrieval._native", frozen)]
@@ -41,7 +45,7 @@ impl Index {
         dim: usize,
         dictionary: Option<PyReadonlyArray2<'_, f32>>,
         mean: Option<PyReadonlyArray1<'_, f32>>,
-        ids: Option<PyReadonlyArray1<'_, i64>>,
+        ids: Option<&Bound<'_, PyAny>>,
         metric: &str,
         value_bits: f64,
         modes: Vec<String>,
@@ -57,17 +61,8 @@ impl Index {
             .map(|mode| Mode::from_name(mode))
             .collect::<Result<Vec<_>, _>>()
             .map_err(to_python)?;
-        let dictionary = dictionary
-            .as_ref()
-            .map(|rows| {
-                Ok::<_, PyErr>(DictionaryData {
-                    rows: rows.as_slice()?,
-                    d: rows.as_array().ncols(),
-                    mean: mean.as_ref().map(|mean| mean.as_slice()).transpose()?,
-                })
-            })
-            .transpose()?;
-        let ids = ids.as_ref().map(|ids| ids.as_slice()).transpose()?;
+        let dictionary = dictionary_data(&dictionary, &mean)?;
+        let ids = ids.map(ids::owned).transpose()?;
         let options = BuildOptions {
             metric: Metric::from_name(metric).map_err(to_python)?,
             values: ValueCoding::from_bits(value_bits).map_err(to_python)?,
@@ -79,7 +74,7 @@ impl Index {
             reconstruction_cosine,
             modes: &modes,
             dictionary,
-            ids,
+            ids: ids.as_ref().map(OwnedIds::view),
             metadata: metadata.as_deref(),
         };
         let core = gate(py, threads, progress, |control| {
@@ -238,8 +233,8 @@ impl Index {
 
     /// The ids, or None; a copy.
     #[getter]
-    fn ids<'py>(&self, py: Python<'py>) -> Option<Bound<'py, numpy::PyArray1<i64>>> {
-        self.core.ids().map(|ids| ids.to_vec().into_pyarray(py))
+    fn ids<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        ids::to_python(py, self.core.all_ids())
     }
 
     /// The user's JSON, or None.
@@ -287,6 +282,22 @@ impl Index {
     }
 }
 
+/// A dictionary of Python, borrowed.
+pub fn dictionary_data<'a>(
+    rows: &'a Option<PyReadonlyArray2<'_, f32>>,
+    mean: &'a Option<PyReadonlyArray1<'_, f32>>,
+) -> PyResult<Option<DictionaryData<'a>>> {
+    rows.as_ref()
+        .map(|rows| {
+            Ok(DictionaryData {
+                rows: rows.as_slice()?,
+                d: rows.as_array().ncols(),
+                mean: mean.as_ref().map(|mean| mean.as_slice()).transpose()?,
+            })
+        })
+        .transpose()
+}
+
 /// What a search is asked for, whatever its queries are.
 struct Asked<'a> {
     k: usize,
@@ -295,6 +306,11 @@ struct Asked<'a> {
 }
 
 impl Index {
+    /// The codebooks, where values are coded by rank.
+    pub fn layout(&self) -> Option<RankedLayout> {
+        self.core.layout().cloned()
+    }
+
     fn search<'py>(
         &self,
         py: Python<'py>,
@@ -312,9 +328,10 @@ impl Index {
             k_row: asked.k_row,
             kernels,
         };
+        let core = &self.core;
         let (scores, ids, found) = gate(py, threads, progress, |control| {
-            let hits = self.core.search(queries, &request, control)?;
-            flatten(&hits, self.core.ids())
+            let hits = core.search(queries, &request, control)?;
+            flatten(&hits, core.all_ids())
         })?;
         let shape = [scores.len() / found.max(1), found];
         let shape = if found == 0 {
@@ -322,18 +339,25 @@ impl Index {
         } else {
             shape
         };
-        Ok((
-            scores.into_pyarray(py).reshape(shape)?,
-            ids.into_pyarray(py).reshape(shape)?,
-        ))
+        let ids = match core.all_ids() {
+            Ids::Strings(strings) => {
+                let texts = ids
+                    .iter()
+                    .map(|&position| usize::try_from(position).ok().map(|row| strings.get(row)));
+                PyList::new(py, texts.collect::<Vec<_>>())?.into_any()
+            }
+            _ => ids.into_pyarray(py).reshape(shape)?.into_any(),
+        };
+        Ok((scores.into_pyarray(py).reshape(shape)?, ids))
     }
 }
 
-/// Scores and ids of all queries, one after the other, and the number of hits of each, which
-/// is the same for all unless a damaged file scored NaN: then rows are filled with -inf and -1.
+/// Scores and ids (positions where ids are strings) of all queries, one after the other, and the
+/// number of hits of each, which is the same for all unless a damaged file scored NaN: then rows
+/// are filled with -inf and -1.
 fn flatten(
     hits: &[Vec<Hit>],
-    ids: Option<&[i64]>,
+    ids: Ids<'_>,
 ) -> sparse_retrieval::Result<(Vec<f64>, Vec<i64>, usize)> {
     let found = hits.iter().map(Vec::len).max().unwrap_or(0);
     let total = hits.len() * found;
@@ -347,7 +371,7 @@ fn flatten(
     for hits in hits {
         for hit in hits {
             scores.push(hit.score + 0.0); // -0 becomes 0
-            named.push(ids.map_or(hit.position as i64, |ids| ids[hit.position as usize]));
+            named.push(ids.number(hit.position as usize));
         }
         scores.resize(scores.len() + found - hits.len(), f64::NEG_INFINITY);
         named.resize(named.len() + found - hits.len(), -1);

@@ -8,8 +8,10 @@
 mod codes;
 mod error;
 mod gate;
+mod ids;
 mod index;
 mod pursuit;
+mod writer;
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -47,6 +49,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(build_info, module)?)?;
     module.add_function(wrap_pyfunction!(codes::canonical_codes, module)?)?;
     module.add_class::<index::Index>()?;
+    module.add_class::<writer::IndexWriter>()?;
     module.add_function(wrap_pyfunction!(pursuit::extrapolated_atoms, module)?)?;
     module.add_class::<pursuit::DictionaryRound>()?;
     module.add_class::<pursuit::PursuitEncoder>()?;

@@ -119,10 +119,12 @@ pub fn pack(codes: CodesView<'_>, value: ValueKind, control: &Control) -> Result
         offsets: if fixed {
             Vec::new()
         } else {
-            (0..n)
-                .map(|row| codes.span(row).start as u64)
-                .chain([codes.nnz() as u64])
-                .collect()
+            let mut end = 0;
+            let ends = (0..n).map(|row| {
+                end += codes.span(row).len() as u64;
+                end
+            });
+            [0].into_iter().chain(ends).collect()
         },
         data,
         steps,

@@ -5,16 +5,20 @@
 //! Knows sections and what they must look like, nothing of queries or scores.
 
 mod bytes;
+pub mod disk;
 mod header;
+pub mod lock;
 mod reader;
 mod writer;
 
 pub use bytes::Bytes;
+pub use disk::{Disk, DiskFile, SystemDisk};
 pub use header::{
     scales_of, Cosines, Dtype, Header, ItemNorm, RowsHeader, SectionHeader, ValueName,
 };
+pub use lock::WriteLock;
 pub use reader::{parse, read_file, FilePart};
-pub use writer::{write_file, SectionData};
+pub use writer::{replacing, write_file, write_streamed, SectionData, Stream, StreamedSection};
 
 /// The first bytes of every file. The first is not ASCII, and the line ends catch transfers
 /// that translate them.
@@ -50,13 +54,19 @@ pub mod section {
     pub const DICTIONARY: &str = "dictionary";
     /// What is added to every decoded item.
     pub const MEAN: &str = "mean";
-    /// What the user calls each row.
+    /// What the user calls each row, where that is a number.
     pub const IDS: &str = "ids";
+    /// Where each id starts in `id_bytes`, where ids are strings.
+    pub const ID_OFFSETS: &str = "id_offsets";
+    /// The ids, where they are strings.
+    pub const ID_BYTES: &str = "id_bytes";
+    /// Rows by ascending id.
+    pub const ID_ORDER: &str = "id_order";
     /// The user's JSON.
     pub const METADATA: &str = "metadata";
 
     /// All that this release knows.
-    pub const ALL: [&str; 10] = [
+    pub const ALL: [&str; 13] = [
         ROWS,
         ROW_OFFSETS,
         LEVELS,
@@ -66,6 +76,9 @@ pub mod section {
         DICTIONARY,
         MEAN,
         IDS,
+        ID_OFFSETS,
+        ID_BYTES,
+        ID_ORDER,
         METADATA,
     ];
 }

@@ -3,14 +3,24 @@
 //! [`Index::build`] makes one from codes, [`Index::save`] and [`Index::open`] move it through a
 //! file, [`Index::search`] asks it. An index never changes; it may be shared between threads.
 
+mod batch;
 mod build;
 mod check;
+mod column;
+mod fetch;
+mod id_spool;
+pub mod ids;
+mod scale_unit;
+mod spool;
+mod writer;
 
 pub use build::{BuildOptions, DictionaryData, ValueCoding};
-pub use check::check_ids;
+pub use fetch::codes_of;
+pub use ids::{check_ids, Id, Ids, Order, OwnedIds, Strings, Unsigned};
+pub use writer::{Codebooks, IndexWriter};
 
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use half::f16;
 
@@ -34,8 +44,11 @@ pub struct Index {
     sections: Vec<(&'static str, Bytes)>,
     /// Where the fields of rows lie, where values are rank-coded.
     layout: Option<RankedLayout>,
-    /// Atoms in single precision, where they are stored in half: made when first asked for.
-    wide_atoms: OnceLock<Vec<f32>>,
+    /// Atoms in single precision, where they are stored in half: made when first asked for,
+    /// and shared by indexes that share their dictionary.
+    wide_atoms: Arc<OnceLock<Vec<f32>>>,
+    /// Rows by ascending id, where the file does not say: made when first asked for.
+    made_order: OnceLock<Option<Vec<u64>>>,
     /// The file behind it, where there is one.
     file: Option<FilePart>,
 }
@@ -101,7 +114,8 @@ impl Index {
             modes,
             sections,
             layout: None,
-            wide_atoms: OnceLock::new(),
+            wide_atoms: Arc::default(),
+            made_order: OnceLock::new(),
             file,
         };
         if let Some(bits) = &index.header.rows.magnitude_bits {
@@ -192,6 +206,11 @@ impl Index {
         self.layout.as_ref().map(RankedLayout::magnitude_bits)
     }
 
+    /// Where fields lie and what levels are, where values are rank-coded.
+    pub fn layout(&self) -> Option<&RankedLayout> {
+        self.layout.as_ref()
+    }
+
     /// What cosine takes for the norm of an item in embedding space.
     pub fn item_norm(&self) -> ItemNorm {
         self.header.item_norm
@@ -217,7 +236,52 @@ impl Index {
         self.section(section::ROWS).is_some_and(Bytes::is_mapped)
     }
 
-    /// The ids, where items have other names than their positions.
+    /// What items are called.
+    pub fn all_ids(&self) -> Ids<'_> {
+        if let Some(numbers) = self.ids() {
+            return Ids::Numbers(numbers);
+        }
+        match (
+            self.unsigned(section::ID_OFFSETS),
+            self.section(section::ID_BYTES),
+        ) {
+            (Some(offsets), Some(bytes)) => Ids::Strings(Strings::new(offsets, bytes.as_slice())),
+            _ => Ids::Positions(self.len()),
+        }
+    }
+
+    /// The position of the item with this id: O(log n), where the file holds an order of ids or
+    /// says that they ascend, as all do whose writer knew of either. Otherwise the first call
+    /// makes an order, 8 bytes an item in memory.
+    pub fn position(&self, id: Id<'_>) -> Option<usize> {
+        let ids = self.all_ids();
+        let order = self.stored_order().unwrap_or_else(|| {
+            let made = self
+                .made_order
+                .get_or_init(|| (!ids.ascend()).then(|| ids.sorted()));
+            made.as_deref()
+                .map_or(Order::Ascending, |rows| Order::Rows(Unsigned::Wide(rows)))
+        });
+        ids.find(id, order)
+    }
+
+    /// The order of ids, as far as the file says.
+    fn stored_order(&self) -> Option<Order<'_>> {
+        if self.header.ids_ascend || matches!(self.all_ids(), Ids::Positions(_)) {
+            return Some(Order::Ascending);
+        }
+        self.unsigned(section::ID_ORDER).map(Order::Rows)
+    }
+
+    fn unsigned(&self, name: &str) -> Option<Unsigned<'_>> {
+        let bytes = self.section(name)?;
+        Some(match self.header.section(name)?.dtype.as_str() {
+            narrow if narrow == Dtype::U32.name() => Unsigned::Narrow(bytes.numbers()),
+            _ => Unsigned::Wide(bytes.numbers()),
+        })
+    }
+
+    /// The ids, where items have other names than their positions, and these are numbers.
     pub fn ids(&self) -> Option<&[i64]> {
         self.section(section::IDS).map(Bytes::numbers)
     }
@@ -287,15 +351,43 @@ impl Index {
 
     /// The scales of a mode.
     pub fn scales(&self, mode: Mode) -> Scales<'_> {
-        let Some(Some(name)) = self.header.modes.get(mode.name()) else {
-            return Scales::One;
-        };
+        match self.header.modes.get(mode.name()) {
+            Some(Some(name)) => self.scales_in(name),
+            _ => Scales::One,
+        }
+    }
+
+    /// The scales of a section; 1 where there is none.
+    fn scales_in(&self, name: &str) -> Scales<'_> {
         match (self.section(name), self.header.section(name)) {
             (Some(bytes), Some(entry)) => match entry.unit {
                 Some(unit) => Scales::Float16(bytes.numbers(), unit),
                 None => Scales::Float32(bytes.numbers()),
             },
             _ => Scales::One,
+        }
+    }
+
+    /// What the header of its file says, or would say.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// How rows are packed.
+    fn coding(&self) -> batch::Coding {
+        let scales = [
+            section::SCALES_STEP,
+            section::SCALES_CODE,
+            section::SCALES_EMBEDDING,
+        ];
+        batch::Coding {
+            dim: self.dim(),
+            kind: self.value_kind(),
+            layout: self.layout.clone(),
+            scales: scales
+                .into_iter()
+                .filter(|name| self.section(name).is_some())
+                .collect(),
         }
     }
 
