@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sparse_retrieval._changes import merge
 from sparse_retrieval._native import IndexFormatError, __version__
 from sparse_retrieval.codes import SparseCodes
 from sparse_retrieval.dictionary import Dictionary
@@ -28,6 +29,7 @@ __all__ = [
     "SparseIndex",
     "TrainConfig",
     "__version__",
+    "merge",
     "train",
 ]
 

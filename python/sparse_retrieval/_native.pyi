@@ -20,6 +20,7 @@ __all__ = [
     "build_info",
     "canonical_codes",
     "extrapolated_atoms",
+    "merge",
 ]
 
 __version__: str
@@ -101,6 +102,44 @@ class Index:
         """Write a file, beside the target and then in its place."""
     def verify(self) -> None:
         """Read everything; IndexFormatError for the first thing wrong."""
+    def add(
+        self,
+        indptr: npt.NDArray[np.uint64],
+        latents: npt.NDArray[np.uint32],
+        values: npt.NDArray[np.float32],
+        dim: int,
+        *,
+        ids: npt.NDArray[np.int64] | list[str] | None,
+        threads: int | None,
+    ) -> None:
+        """Add items."""
+    def update(
+        self,
+        indptr: npt.NDArray[np.uint64],
+        latents: npt.NDArray[np.uint32],
+        values: npt.NDArray[np.float32],
+        dim: int,
+        ids: npt.NDArray[np.int64] | list[str],
+        *,
+        threads: int | None,
+    ) -> None:
+        """Replace the codes of items."""
+    def remove(self, ids: npt.NDArray[np.int64] | list[str]) -> None:
+        """Remove items."""
+    def commit(self) -> int:
+        """Append the changes to the journal of the file, synced; the bytes appended."""
+    def reload(self, *, discard: bool) -> bool:
+        """Read the file again; whether it, or its journal, is new."""
+    def get(
+        self, ids: npt.NDArray[np.int64] | list[str]
+    ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint32], npt.NDArray[np.float32]]:
+        """Codes of items: indptr, latents, values."""
+    def reconstruct(self, ids: npt.NDArray[np.int64] | list[str]) -> npt.NDArray[np.float32]:
+        """Embeddings that items decode to, shape (n, d)."""
+    def contains(self, ids: npt.NDArray[np.int64] | list[str]) -> list[bool]:
+        """Whether an item has this id, for each of them."""
+    def changes(self) -> dict[str, Any]:
+        """``added``, ``removed``, ``uncommitted``, ``journal_bytes``."""
     def search_dense(
         self,
         queries: npt.NDArray[np.float64],
@@ -160,6 +199,9 @@ class Index:
     def writer(self) -> str:
         """The program that built it."""
     @property
+    def opened_mapped(self) -> bool:
+        """Whether the file was opened to be mapped."""
+    @property
     def is_mapped(self) -> bool:
         """True where rows are read from a mapped file."""
     @property
@@ -217,6 +259,9 @@ class IndexWriter:
     def abort(self) -> None:
         """Give up."""
     def __len__(self) -> int: ...
+
+def merge(paths: list[str], out: str, *, progress: Callable[[int], object] | None) -> int:
+    """Join files into one; the number of items."""
 
 def extrapolated_atoms(
     atoms: npt.NDArray[np.float32], previous: npt.NDArray[np.float32], *, momentum: float

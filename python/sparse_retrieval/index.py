@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from sparse_retrieval import _native as native
 from sparse_retrieval._arrays import as_count, as_rows
+from sparse_retrieval._changes import Changes
 from sparse_retrieval._ids import as_array, as_ids
 from sparse_retrieval.codes import SparseCodes, as_codes, holds_codes
 from sparse_retrieval.dictionary import Dictionary
@@ -41,11 +42,13 @@ class SearchResult(NamedTuple):
     ids: npt.NDArray[Any]
 
 
-class SparseIndex:
+class SparseIndex(Changes):
     """Codes, scales, ids and a dictionary, searched exactly.
 
-    Made by :meth:`from_codes` or :meth:`open`; it never changes and may be searched from many
-    threads at once, and after a fork.
+    Made by :meth:`from_codes` or :meth:`open`. It may be searched from many threads at once, and
+    after a fork, and changed meanwhile (:meth:`add`, :meth:`remove`, :meth:`update`): a search
+    answers for the moment at which it began, exactly, as an index built of the items of that
+    moment would. A pickle refers to the file that the index was opened from.
 
     Examples
     --------
@@ -305,7 +308,8 @@ class SparseIndex:
         """Open a file that :meth:`save` wrote.
 
         Reads the header only and checks that all sections lie in the file: milliseconds at any
-        size. :meth:`verify` reads the rest.
+        size. Changes that were committed to the file's journal are read too. :meth:`verify` reads
+        the rest.
 
         Parameters
         ----------
@@ -329,12 +333,16 @@ class SparseIndex:
         """Write the index to a file, beside the target and then in its place.
 
         A reader sees the old file or the new one, never a part; after a crash too. The same
-        index gives the same bytes.
+        index gives the same bytes. Changes are folded in: what was removed is not written, and
+        rows are copied as they are stored. A journal of the target is removed; whatever another
+        writer had committed to the target is replaced too.
 
         Raises
         ------
         OSError
             If the file cannot be written; the target is then as it was.
+        BlockingIOError
+            If another writer is at work on the path.
         """
         self._native.save(os.fspath(path))
 
@@ -513,7 +521,7 @@ class SparseIndex:
         ids = self._native.ids
         if ids is None:
             return np.arange(len(self), dtype=np.int64)
-        return as_array(ids, (len(self),))
+        return as_array(ids, (len(ids),))
 
     @property
     def dictionary(self) -> Dictionary | None:
@@ -548,11 +556,15 @@ class SparseIndex:
             where rows differ), ``reconstruction_cosine`` (mean cosine of items and their codes
             before quantisation, where it is known), ``quantisation_cosine`` (mean cosine of
             codes before and after it, both decoded where there is a dictionary; None for 8 bits
-            and more), ``bytes_per_item``, ``mapped``, ``writer``, and ``sections``: a list of
-            name, dtype, shape, ``bytes`` and ``bytes_per_item`` (None for sections that do not
-            grow with the items).
+            and more), ``bytes_per_item``, ``mapped``, ``writer``, ``changes`` (items ``added``
+            and ``removed`` since the file was written, whether some are ``uncommitted``, and
+            ``journal_bytes``), and ``sections``: a list of name, dtype, shape, ``bytes`` and
+            ``bytes_per_item`` (None for sections that do not grow with the items). But for
+            ``items`` and ``changes`` it tells of what was opened or built.
         """
         n = len(self)
+        changes = self._native.changes()
+        stored = n - changes["added"] + changes["removed"]
         sections = self._native.sections()
         reconstruction, quantisation = self._native.cosines
         return {
@@ -570,13 +582,16 @@ class SparseIndex:
             "bytes_per_item": self.bytes_per_item,
             "mapped": self._native.is_mapped,
             "writer": self._native.writer,
+            "changes": changes,
             "sections": [
                 {
                     "name": section["name"],
                     "dtype": section["dtype"],
                     "shape": section["shape"],
                     "bytes": section["bytes"],
-                    "bytes_per_item": section["bytes"] / n if section["grows"] and n else None,
+                    "bytes_per_item": section["bytes"] / stored
+                    if section["grows"] and stored
+                    else None,
                 }
                 for section in sections
             ],

@@ -196,6 +196,9 @@ pub enum FormatProblem {
     #[error("padding before byte {offset} is not zero")]
     Padding { offset: u64 },
 
+    #[error("journal at byte {offset}: {reason}; commits from there on are lost: restore a copy, or move the journal away to go on without it")]
+    Journal { offset: u64, reason: String },
+
     #[error("section `{section}`, row {row}: {reason}")]
     Content {
         section: String,

@@ -9,7 +9,8 @@ use pyo3::types::{PyDict, PyList};
 use sparse_retrieval::codes::RankedLayout;
 use sparse_retrieval::format::ItemNorm;
 use sparse_retrieval::index::{
-    BuildOptions, DictionaryData, Ids, Index as CoreIndex, OwnedIds, ValueCoding,
+    merge as core_merge, BuildOptions, DictionaryData, Index as CoreIndex, LiveIndex, OwnedIds,
+    Snapshot, ValueCoding,
 };
 use sparse_retrieval::kernels::Kernels;
 use sparse_retrieval::search::{Hit, Metric, Mode, Queries, Request};
@@ -25,7 +26,9 @@ type Results<'py> = (Bound<'py, PyArray2<f64>>, Bound<'py, PyAny>);
 /// Rows, scales, ids and dictionary, in memory or mapped.
 #[pyclass(module = "sparse_retrieval._native", frozen)]
 pub struct Index {
-    core: Arc<CoreIndex>,
+    pub(crate) live: LiveIndex,
+    /// Whether its file was mapped, where there is one: to open it again.
+    mapped: bool,
 }
 
 #[pymethods]
@@ -81,7 +84,8 @@ impl Index {
             CoreIndex::build(codes, &options, control)
         })?;
         Ok(Self {
-            core: Arc::new(core),
+            live: LiveIndex::new(core),
+            mapped: false,
         })
     }
 
@@ -89,24 +93,22 @@ impl Index {
     #[staticmethod]
     #[pyo3(signature = (path, *, mmap))]
     fn open(py: Python<'_>, path: PathBuf, mmap: bool) -> PyResult<Self> {
-        let core = gate(py, Some(1), None, |control| {
-            CoreIndex::open(&path, mmap, control)
+        let live = gate(py, Some(1), None, |control| {
+            LiveIndex::open(&path, mmap, control)
         })?;
-        Ok(Self {
-            core: Arc::new(core),
-        })
+        Ok(Self { live, mapped: mmap })
     }
 
     /// Writes a file.
     #[pyo3(signature = (path))]
     fn save(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
-        gate(py, Some(1), None, |control| self.core.save(&path, control))
+        gate(py, Some(1), None, |control| self.live.save(&path, control))
     }
 
     /// Reads everything and raises IndexFormatError for the first thing wrong.
     #[pyo3(signature = ())]
     fn verify(&self, py: Python<'_>) -> PyResult<()> {
-        gate(py, Some(1), None, |control| self.core.verify(control))
+        gate(py, Some(1), None, |control| self.live.verify(control))
     }
 
     /// Searches with dense queries.
@@ -153,94 +155,231 @@ impl Index {
         self.search(py, &queries, &asked, threads, progress)
     }
 
+    /// Adds items.
+    #[pyo3(signature = (indptr, latents, values, dim, *, ids, threads))]
+    #[allow(clippy::too_many_arguments)] // the Python class names each of them
+    fn add(
+        &self,
+        py: Python<'_>,
+        indptr: PyReadonlyArray1<'_, u64>,
+        latents: PyReadonlyArray1<'_, u32>,
+        values: PyReadonlyArray1<'_, f32>,
+        dim: usize,
+        ids: Option<&Bound<'_, PyAny>>,
+        threads: Option<usize>,
+    ) -> PyResult<()> {
+        let codes = codes::view(&indptr, &latents, &values, dim)?;
+        let ids = ids.map(ids::owned).transpose()?;
+        gate(py, threads, None, |control| {
+            let ids = ids.as_ref().map(OwnedIds::view);
+            self.live.add(codes, ids, control)
+        })
+    }
+
+    /// Replaces items.
+    #[pyo3(signature = (indptr, latents, values, dim, ids, *, threads))]
+    #[allow(clippy::too_many_arguments)] // the Python class names each of them
+    fn update(
+        &self,
+        py: Python<'_>,
+        indptr: PyReadonlyArray1<'_, u64>,
+        latents: PyReadonlyArray1<'_, u32>,
+        values: PyReadonlyArray1<'_, f32>,
+        dim: usize,
+        ids: &Bound<'_, PyAny>,
+        threads: Option<usize>,
+    ) -> PyResult<()> {
+        let codes = codes::view(&indptr, &latents, &values, dim)?;
+        let ids = ids::owned(ids)?;
+        gate(py, threads, None, |control| {
+            self.live.update(codes, ids.view(), control)
+        })
+    }
+
+    /// Removes items.
+    #[pyo3(signature = (ids))]
+    fn remove(&self, py: Python<'_>, ids: &Bound<'_, PyAny>) -> PyResult<()> {
+        let ids = ids::owned(ids)?;
+        gate(py, Some(1), None, |_| self.live.remove(&ids))
+    }
+
+    /// Makes changes durable.
+    #[pyo3(signature = ())]
+    fn commit(&self, py: Python<'_>) -> PyResult<u64> {
+        gate(py, Some(1), None, |_| self.live.commit())
+    }
+
+    /// Reads the file again.
+    #[pyo3(signature = (*, discard))]
+    fn reload(&self, py: Python<'_>, discard: bool) -> PyResult<bool> {
+        gate(py, Some(1), None, |control| {
+            self.live.reload(discard, control)
+        })
+    }
+
+    /// The codes of items: indptr, latents and values.
+    #[pyo3(signature = (ids))]
+    fn get<'py>(
+        &self,
+        py: Python<'py>,
+        ids: &Bound<'py, PyAny>,
+    ) -> PyResult<codes::CanonicalArrays<'py>> {
+        let ids = ids::owned(ids)?;
+        let snapshot = self.live.snapshot();
+        let found = gate(py, Some(1), None, |_| snapshot.get(&ids))?;
+        let (indptr, latents, values) = found.into_parts();
+        Ok((
+            indptr.into_pyarray(py),
+            latents.into_pyarray(py),
+            values.into_pyarray(py),
+        ))
+    }
+
+    /// The embeddings that items decode to, shape (n, d).
+    #[pyo3(signature = (ids))]
+    fn reconstruct<'py>(
+        &self,
+        py: Python<'py>,
+        ids: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyArray2<f32>>> {
+        let ids = ids::owned(ids)?;
+        let snapshot = self.live.snapshot();
+        let (rows, d) = gate(py, Some(1), None, |control| {
+            snapshot.reconstruct(&ids, control)
+        })?;
+        rows.into_pyarray(py).reshape([ids.len(), d])
+    }
+
+    /// Whether an item has this id, for each of them.
+    #[pyo3(signature = (ids))]
+    fn contains(&self, ids: &Bound<'_, PyAny>) -> PyResult<Vec<bool>> {
+        let ids = ids::owned(ids)?;
+        let snapshot = self.live.snapshot();
+        let found = (0..ids.len()).map(|i| snapshot.position(ids.get(i)).is_some());
+        Ok(found.collect())
+    }
+
+    /// Items added and removed since the file was written, whether something waits for a commit,
+    /// and bytes of the journal.
+    #[pyo3(signature = ())]
+    fn changes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let snapshot = self.live.snapshot();
+        // a save of another thread may hold them for long
+        let (uncommitted, journal_bytes) =
+            py.detach(|| (self.live.is_pending(), self.live.journal_bytes().0));
+        let entry = PyDict::new(py);
+        entry.set_item("added", snapshot.added().map_or(0, CoreIndex::len))?;
+        entry.set_item("removed", snapshot.n_removed())?;
+        entry.set_item("uncommitted", uncommitted)?;
+        entry.set_item("journal_bytes", journal_bytes)?;
+        Ok(entry)
+    }
+
+    /// Whether the file was mapped when it was opened.
+    #[getter]
+    fn opened_mapped(&self) -> bool {
+        self.mapped
+    }
+
     fn __len__(&self) -> usize {
-        self.core.len()
+        self.live.snapshot().len()
     }
 
     /// Number of latents.
     #[getter]
     fn dim(&self) -> usize {
-        self.core.dim()
+        self.base().dim()
     }
 
     /// Width of the dictionary, or None.
     #[getter]
     fn embedding_dim(&self) -> Option<usize> {
-        self.core.atoms().map(|atoms| atoms.d())
+        self.base().atoms().map(|atoms| atoms.d())
     }
 
     /// Name of the metric.
     #[getter]
     fn metric(&self) -> &'static str {
-        self.core.metric().name()
+        self.base().metric().name()
     }
 
     /// Bits of a value.
     #[getter]
     fn value_bits(&self) -> f64 {
-        self.core.value_bits()
+        self.base().value_bits()
     }
 
     /// Bits of magnitude of each rank, or None.
     #[getter]
     fn magnitude_bits(&self) -> Option<Vec<u32>> {
-        let bits = self.core.magnitude_bits()?;
+        let base = self.base();
+        let bits = base.magnitude_bits()?;
         Some(bits.iter().map(|&bits| u32::from(bits)).collect())
     }
 
     /// Whether cosine takes the norm of every item for 1.
     #[getter]
     fn unit_items(&self) -> bool {
-        self.core.item_norm() == ItemNorm::Original
+        self.base().item_norm() == ItemNorm::Original
     }
 
     /// Mean cosines: of items and codes, and of codes before and after quantisation.
     #[getter]
     fn cosines(&self) -> (Option<f64>, Option<f64>) {
-        let cosines = self.core.cosines();
+        let cosines = self.base().cosines();
         (cosines.reconstruction, cosines.quantisation)
     }
 
     /// Nonzeros of every row, or None.
     #[getter]
     fn width(&self) -> Option<u64> {
-        self.core.width()
+        self.base().width()
     }
 
     /// Names of the modes.
     #[getter]
     fn modes(&self) -> Vec<&'static str> {
-        self.core.modes().iter().map(|mode| mode.name()).collect()
+        let snapshot = self.live.snapshot();
+        snapshot
+            .base()
+            .modes()
+            .iter()
+            .map(|mode| mode.name())
+            .collect()
     }
 
     /// The program that built it.
     #[getter]
-    fn writer(&self) -> &str {
-        self.core.writer()
+    fn writer(&self) -> String {
+        self.base().writer().to_owned()
     }
 
     /// True where rows are read from a mapped file.
     #[getter]
     fn is_mapped(&self) -> bool {
-        self.core.is_mapped()
+        self.base().is_mapped()
     }
 
     /// Bytes of rows and scales an item.
     #[getter]
     fn bytes_per_item(&self) -> f64 {
-        self.core.bytes_per_item()
+        self.base().bytes_per_item()
     }
 
     /// The ids, or None; a copy.
     #[getter]
     fn ids<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        ids::to_python(py, self.core.all_ids())
+        let ids = self.live.snapshot().ids();
+        match ids {
+            Some(ids) => ids::to_python(py, ids.view()),
+            None => Ok(None),
+        }
     }
 
     /// The user's JSON, or None.
     #[getter]
     fn metadata(&self) -> Option<String> {
-        self.core
+        self.base()
             .metadata()
             .map(|json| String::from_utf8_lossy(json).into_owned())
     }
@@ -248,7 +387,7 @@ impl Index {
     /// The atoms, or None; a copy.
     #[getter]
     fn dictionary<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyArray2<f32>>>> {
-        self.core
+        self.base()
             .atoms()
             .map(|atoms| {
                 let flat = atoms.rows().to_vec().into_pyarray(py);
@@ -260,13 +399,15 @@ impl Index {
     /// What is added to every decoded item, or None; a copy.
     #[getter]
     fn mean<'py>(&self, py: Python<'py>) -> Option<Bound<'py, numpy::PyArray1<f32>>> {
-        self.core.mean().map(|mean| mean.to_vec().into_pyarray(py))
+        self.base()
+            .mean()
+            .map(|mean| mean.to_vec().into_pyarray(py))
     }
 
     /// Name, dtype, shape, bytes and growth of every section.
     #[pyo3(signature = ())]
     fn sections<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
-        self.core
+        self.base()
             .sections()
             .into_iter()
             .map(|section| {
@@ -279,6 +420,17 @@ impl Index {
                 Ok(entry)
             })
             .collect()
+    }
+}
+
+/// The base of a snapshot that is kept for as long as it is looked at.
+struct Base(Arc<Snapshot>);
+
+impl std::ops::Deref for Base {
+    type Target = CoreIndex;
+
+    fn deref(&self) -> &CoreIndex {
+        self.0.base()
     }
 }
 
@@ -306,9 +458,14 @@ struct Asked<'a> {
 }
 
 impl Index {
+    /// What it was opened from or built of.
+    fn base(&self) -> Base {
+        Base(self.live.snapshot())
+    }
+
     /// The codebooks, where values are coded by rank.
     pub fn layout(&self) -> Option<RankedLayout> {
-        self.core.layout().cloned()
+        self.base().layout().cloned()
     }
 
     fn search<'py>(
@@ -328,10 +485,11 @@ impl Index {
             k_row: asked.k_row,
             kernels,
         };
-        let core = &self.core;
+        // one moment of the index, for the search and for what its items are called
+        let snapshot = self.live.snapshot();
         let (scores, ids, found) = gate(py, threads, progress, |control| {
-            let hits = core.search(queries, &request, control)?;
-            flatten(&hits, core.all_ids())
+            let hits = snapshot.search(queries, &request, control)?;
+            flatten(&hits, &snapshot)
         })?;
         let shape = [scores.len() / found.max(1), found];
         let shape = if found == 0 {
@@ -339,14 +497,14 @@ impl Index {
         } else {
             shape
         };
-        let ids = match core.all_ids() {
-            Ids::Strings(strings) => {
-                let texts = ids
-                    .iter()
-                    .map(|&position| usize::try_from(position).ok().map(|row| strings.get(row)));
-                PyList::new(py, texts.collect::<Vec<_>>())?.into_any()
-            }
-            _ => ids.into_pyarray(py).reshape(shape)?.into_any(),
+        let ids = if snapshot.ids_are_strings() {
+            let texts = ids.iter().map(|&position| {
+                let position = usize::try_from(position).ok()?;
+                snapshot.id_text(position)
+            });
+            PyList::new(py, texts.collect::<Vec<_>>())?.into_any()
+        } else {
+            ids.into_pyarray(py).reshape(shape)?.into_any()
         };
         Ok((scores.into_pyarray(py).reshape(shape)?, ids))
     }
@@ -357,7 +515,7 @@ impl Index {
 /// are filled with -inf and -1.
 fn flatten(
     hits: &[Vec<Hit>],
-    ids: Ids<'_>,
+    snapshot: &Snapshot,
 ) -> sparse_retrieval::Result<(Vec<f64>, Vec<i64>, usize)> {
     let found = hits.iter().map(Vec::len).max().unwrap_or(0);
     let total = hits.len() * found;
@@ -371,10 +529,24 @@ fn flatten(
     for hits in hits {
         for hit in hits {
             scores.push(hit.score + 0.0); // -0 becomes 0
-            named.push(ids.number(hit.position as usize));
+            named.push(snapshot.id_number(hit.position as usize));
         }
         scores.resize(scores.len() + found - hits.len(), f64::NEG_INFINITY);
         named.resize(named.len() + found - hits.len(), -1);
     }
     Ok((scores, named, found))
+}
+
+/// Joins files into one and returns the number of items.
+#[pyfunction]
+#[pyo3(signature = (paths, out, *, progress))]
+pub fn merge(
+    py: Python<'_>,
+    paths: Vec<PathBuf>,
+    out: PathBuf,
+    progress: Option<Py<PyAny>>,
+) -> PyResult<u64> {
+    gate(py, Some(1), progress, |control| {
+        core_merge(&paths, &out, control)
+    })
 }

@@ -7,6 +7,7 @@
 mod bytes;
 pub mod disk;
 mod header;
+pub mod journal;
 pub mod lock;
 mod reader;
 mod writer;

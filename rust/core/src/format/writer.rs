@@ -16,6 +16,7 @@ use xxhash_rust::xxh3::{xxh3_64, Xxh3};
 
 use super::disk::{folder_of, temporary_prefix, Disk, DiskFile, SystemDisk, TEMPORARY_SUFFIX};
 use super::header::{Dtype, Header, SectionHeader};
+use super::journal::remove_journal;
 use super::lock::WriteLock;
 use super::{ALIGNMENT, MAGIC, MAX_HEADER_BYTES, PREFIX_BYTES, VERSION};
 use crate::control::Control;
@@ -114,7 +115,9 @@ pub fn write_streamed(
     let sections_start = lay_out(&mut header)?;
     replacing(disk, path, |file| {
         write_sections(file, path, &mut header, streams, sections_start, control)
-    })
+    })?;
+    // after the rename: a crash in between leaves a journal that belongs to the old file alone
+    remove_journal(disk, path)
 }
 
 /// Makes a file beside `path` with `write`, syncs it and gives it the name `path`.

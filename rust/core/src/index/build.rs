@@ -173,7 +173,7 @@ impl Index {
                     section::SCALES_STEP => stored.steps().to_vec(),
                     _ => inverse_norms(&view, atoms, control)?,
                 };
-                sections.add_scales(name, &scales, kind)?;
+                sections.add_scales(name, scales.len(), |i| f64::from(scales[i]), kind, 1.0)?;
             }
         }
         let (rows_header, quantisation) = stored.header(&codes);
@@ -234,17 +234,22 @@ impl Sections {
 
     /// Scales: in half precision beside rank-coded values, whose error is far above that of a
     /// scale (2^-11), else in single precision.
-    fn add_scales(&mut self, name: &'static str, scales: &[f32], kind: ValueKind) -> Result<()> {
-        let shape = vec![scales.len() as u64];
+    /// Units are `reference` times a power of two.
+    pub(super) fn add_scales(
+        &mut self,
+        name: &'static str,
+        n: usize,
+        scale: impl Fn(usize) -> f64,
+        kind: ValueKind,
+        reference: f64,
+    ) -> Result<()> {
+        let shape = vec![n as u64];
         if kind != ValueKind::Ranked {
-            return self.add(name, Dtype::F32, shape, scales);
+            let scales: Vec<f32> = (0..n).map(|i| scale(i) as f32).collect();
+            return self.add(name, Dtype::F32, shape, &scales);
         }
-        let largest = scales.iter().copied().fold(0.0f32, f32::max);
-        let unit = scale_unit(f64::from(largest), 1.0);
-        let halves: Vec<f16> = scales
-            .iter()
-            .map(|&scale| to_half(f64::from(scale), unit))
-            .collect();
+        let unit = scale_unit((0..n).map(&scale).fold(0.0, f64::max), reference);
+        let halves: Vec<f16> = (0..n).map(|i| to_half(scale(i), unit)).collect();
         self.push(
             name,
             Dtype::F16,
@@ -334,6 +339,12 @@ impl Sections {
             required: is_required(name),
             unit,
         });
+        self.data.push((name, bytes));
+    }
+
+    /// A section as another index has it.
+    pub(super) fn push_entry(&mut self, name: &'static str, entry: SectionHeader, bytes: Bytes) {
+        self.headers.push(entry);
         self.data.push((name, bytes));
     }
 

@@ -3,7 +3,7 @@
 //! disk. Knows nothing of what the bytes mean.
 
 use std::io::{Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::format::disk::folder_of;
@@ -26,11 +26,6 @@ impl Place {
     /// An error of the target.
     pub fn io(&self, action: &'static str, error: std::io::Error) -> Error {
         Error::io(action, &self.target, error)
-    }
-
-    /// The file that is being made.
-    pub fn target(&self) -> &Path {
-        &self.target
     }
 }
 

@@ -212,7 +212,7 @@ impl Ids<'_> {
 }
 
 /// Ids with memory of their own.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum OwnedIds {
     /// Numbers.
     Numbers(Vec<i64>),

@@ -7,16 +7,24 @@ mod batch;
 mod build;
 mod check;
 mod column;
+mod delta;
 mod fetch;
 mod id_spool;
 pub mod ids;
+mod live;
+mod merge;
+mod replay;
 mod scale_unit;
+mod snapshot;
 mod spool;
 mod writer;
 
 pub use build::{BuildOptions, DictionaryData, ValueCoding};
 pub use fetch::codes_of;
 pub use ids::{check_ids, Id, Ids, Order, OwnedIds, Strings, Unsigned};
+pub use live::LiveIndex;
+pub use merge::merge;
+pub use snapshot::Snapshot;
 pub use writer::{Codebooks, IndexWriter};
 
 use std::path::Path;
@@ -28,7 +36,7 @@ use crate::codes::{RankedLayout, RowCoding, RowFormat, RowSpan, RowsView, ValueK
 use crate::control::Control;
 use crate::error::FormatProblem;
 use crate::format::{
-    self, section, Bytes, Cosines, Dtype, FilePart, Header, ItemNorm, SectionData,
+    self, section, Bytes, Cosines, Dtype, FilePart, Header, ItemNorm, SectionData, SectionHeader,
 };
 use crate::search::{
     self, Atoms, Hit, Metric, Mode, Queries, Request, Scales, ScanRows, WeightSource,
@@ -391,6 +399,45 @@ impl Index {
         }
     }
 
+    /// The checksum of the file's header; 0 where there is no file.
+    fn identity(&self) -> u64 {
+        self.file.as_ref().map_or(0, FilePart::identity)
+    }
+
+    /// A section with its entry of the header.
+    fn entry(&self, name: &str) -> Option<(SectionHeader, Bytes)> {
+        let entry = self.header.section(name)?.clone();
+        Some((entry, self.section(name)?.clone()))
+    }
+
+    /// What the unit of a section of scales is a power of two times of: 1, or, in a file by an
+    /// early writer, which took any number as unit, that unit.
+    fn scale_reference(&self, name: &str) -> f64 {
+        let unit = self.header.section(name).and_then(|entry| entry.unit);
+        unit.filter(|unit| unit.log2().fract() != 0.0)
+            .unwrap_or(1.0)
+    }
+
+    /// Tells the system that mapped rows will not be read again soon.
+    fn release(&self, rows: std::ops::Range<usize>) {
+        for (name, bytes) in &self.sections {
+            let grows = ![
+                section::LEVELS,
+                section::DICTIONARY,
+                section::MEAN,
+                section::METADATA,
+            ]
+            .contains(name);
+            if grows && !self.is_empty() {
+                // about where they lie; what is released too early is read again
+                let at = |row: usize| {
+                    (bytes.as_slice().len() as u128 * row as u128 / self.len() as u128) as usize
+                };
+                bytes.release(at(rows.start)..at(rows.end));
+            }
+        }
+    }
+
     /// True where every mode's scale of a row is 0.
     fn row_is_empty(&self, row: usize) -> bool {
         self.modes
@@ -480,12 +527,19 @@ impl Index {
         request: &Request,
         control: &Control,
     ) -> Result<Vec<Vec<Hit>>> {
-        let Request {
-            mode,
-            k,
-            k_row,
-            kernels,
-        } = *request;
+        let mut found = self.search_rows(queries, request, control)?;
+        self.add_mean(&mut found, queries, request)?;
+        Ok(found)
+    }
+
+    /// The same, before what the dictionary's mean adds to all scores of a query.
+    fn search_rows(
+        &self,
+        queries: &Queries<'_>,
+        request: &Request,
+        control: &Control,
+    ) -> Result<Vec<Vec<Hit>>> {
+        let Request { mode, k, k_row, .. } = *request;
         self.check_queries(queries, mode)?;
         request.check()?;
         let prefix = match (&self.layout, k_row) {
@@ -498,22 +552,36 @@ impl Index {
                 .with_ranks(k_row.unwrap_or(usize::MAX)),
             scales: self.scales(mode),
         };
-        let source = WeightSource {
-            queries: *queries,
-            mode,
-            metric: self.metric,
-            atoms: self.atoms(),
-            mean: self.mean(),
-            kernels,
-        };
-        let mut found = search::scan(&data, &source, k, control)?;
-        if let Some(mean) = self.mean().filter(|_| mode.needs_dictionary()) {
+        let source = self.weight_source(queries, request);
+        search::scan(&data, &source, k, control)
+    }
+
+    /// Adds what the dictionary's mean adds to every score of a query.
+    fn add_mean(
+        &self,
+        found: &mut [Vec<Hit>],
+        queries: &Queries<'_>,
+        request: &Request,
+    ) -> Result<()> {
+        if let Some(mean) = self.mean().filter(|_| request.mode.needs_dictionary()) {
+            let source = self.weight_source(queries, request);
             let constants = source.inner_products_with(mean)?;
             for (hits, constant) in found.iter_mut().zip(constants) {
                 hits.iter_mut().for_each(|hit| hit.score += constant);
             }
         }
-        Ok(found)
+        Ok(())
+    }
+
+    fn weight_source<'a>(&'a self, queries: &Queries<'a>, request: &Request) -> WeightSource<'a> {
+        WeightSource {
+            queries: *queries,
+            mode: request.mode,
+            metric: self.metric,
+            atoms: self.atoms(),
+            mean: self.mean(),
+            kernels: request.kernels,
+        }
     }
 
     fn check_queries(&self, queries: &Queries<'_>, mode: Mode) -> Result<()> {

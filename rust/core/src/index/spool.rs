@@ -28,8 +28,8 @@ pub struct Frame {
     pub header: Header,
     /// Sections that do not grow with the rows, each with its entry of the header.
     pub fixed: Vec<(SectionHeader, Bytes)>,
-    /// Scales are multiples of this times a power of two.
-    pub unit_reference: f64,
+    /// The units of each section of scales are this times a power of two.
+    pub unit_references: Vec<f64>,
 }
 
 /// Rows that are being collected.
@@ -165,7 +165,7 @@ impl Spool {
         };
         let disk = std::sync::Arc::clone(&self.place.disk);
         let target = self.place.target.clone();
-        let mut sections = self.into_sections(order, width, frame.unit_reference, control);
+        let mut sections = self.into_sections(order, width, &frame.unit_references, control);
         for (entry, bytes) in frame.fixed {
             let place = target.clone();
             sections.push(StreamedSection {
@@ -208,7 +208,7 @@ impl Spool {
         self,
         order: Option<Column>,
         width: Option<u64>,
-        unit_reference: f64,
+        unit_references: &[f64],
         control: &'a Control,
     ) -> Vec<StreamedSection<'a>> {
         let Self {
@@ -232,9 +232,10 @@ impl Spool {
                 sections.push(maker.offsets(lengths, nonzeros));
             }
         }
-        for (&name, (column, largest)) in coding.scales.iter().zip(scales) {
-            let unit =
-                (coding.kind == ValueKind::Ranked).then(|| scale_unit(largest, unit_reference));
+        for ((&name, (column, largest)), &reference) in
+            coding.scales.iter().zip(scales).zip(unit_references)
+        {
+            let unit = (coding.kind == ValueKind::Ranked).then(|| scale_unit(largest, reference));
             sections.push(maker.scales(name, column, unit));
         }
         if let Some(ids) = ids {

@@ -470,8 +470,8 @@ fn frame(options: &BuildOptions<'_>, kind: ValueKind, atoms: Option<Atoms<'_>>) 
         sections: Vec::new(),
     };
     Ok(Frame {
+        unit_references: vec![1.0; wanted_scales(&header).len()],
         header,
         fixed: sections.into_entries(),
-        unit_reference: 1.0,
     })
 }
