@@ -48,7 +48,7 @@ def test_a_saved_index_comes_back_and_is_as_the_specification_says(tmp_path, dat
         ids[ids == -1] = 10**15
         np.random.default_rng(len(rows)).shuffle(ids)
     elif ids is not None:
-        ids += 3 * (ids == -1).any()  # -1 marks missing results
+        ids -= 1  # -11, -8, -5, -2, 1: never -1, which marks missing results
     if kind == "strings":
         ids = ["", "ü"][: len(ids)] + [str(number) for number in ids[2:]]
     has_dictionary = dim == 40 and data.draw(st.booleans())
@@ -76,7 +76,7 @@ def test_a_saved_index_comes_back_and_is_as_the_specification_says(tmp_path, dat
             queries = codes[:5] if mode != "dense" else codes[:5].to_dense()
             one, two = index.search(queries, 9, mode=mode), again.search(queries, 9, mode=mode)
             assert one.scores.tobytes() == two.scores.tobytes()
-            assert one.ids.tobytes() == two.ids.tobytes()
+            assert one.ids.tolist() == two.ids.tolist()
 
     header, sections = sridx_spec.read(path)
     assert header["rows"]["count"] == len(rows)

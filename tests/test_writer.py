@@ -128,6 +128,7 @@ def test_rows_that_do_not_fit_the_codebooks_are_refused_with_the_way_out(path):
         writer.add(long)
     index = sr.SparseIndex.open(path)
     index.verify()
+    # the third rank, which no row of the sample reaches, has the levels of the second
     assert [len(row[row != 0]) for row in index.get([0, 3, 4]).to_dense()] == [2, 1, 3]
 
 

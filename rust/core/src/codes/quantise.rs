@@ -258,8 +258,15 @@ impl Samples {
     }
 
     /// Levels of a rank, ascending, and the sum of squared errors that they leave.
+    ///
+    /// A rank that no row of the sample reaches, but a row outside it may, has the levels of the
+    /// last one that is reached.
     fn codebook(&self, rank: usize, bits: u8) -> (Vec<f32>, f64) {
-        let sample = &self.by_rank[rank];
+        let reached = self.by_rank[..=rank].iter().rev();
+        let sample = reached
+            .into_iter()
+            .find(|sample| !sample.is_empty())
+            .unwrap_or(&self.by_rank[rank]);
         let n_levels = 1usize << bits;
         let padded = rank >= self.shortest;
         let free = n_levels - usize::from(padded);
