@@ -69,7 +69,7 @@ def ids(header: dict[str, Any], sections: dict[str, np.ndarray]) -> list[int] | 
         offsets, raw = sections["id_offsets"].tolist(), sections["id_bytes"].tobytes()
         assert offsets[0] == 0
         assert offsets[-1] == len(raw)
-        named: Any = [raw[a:b] for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+        named: Any = [raw[offsets[i] : offsets[i + 1]] for i in range(n)]
     else:
         named = sections["ids"].tolist() if "ids" in sections else list(range(n))
     assert len(named) == n

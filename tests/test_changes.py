@@ -229,6 +229,44 @@ def test_strings_are_found_whatever_holds_them():
         assert index.get(["a"]).latents.tolist() == codes[3].latents.tolist()
 
 
+@pytest.mark.parametrize("strings", [False, True])
+@pytest.mark.parametrize("bits", [32, 8])
+def test_filters_and_exclusions_hold_on_an_index_that_has_changed(strings, bits):
+    items = codes_of(900, seed=11)
+    names: Any = [f"n{i}" for i in range(900)] if strings else (np.arange(900) * 7919) % 9001
+    name = lambda rows: [names[i] for i in rows]  # noqa: E731
+    index = sr.SparseIndex.from_codes(items[:700], ids=names[:700], value_bits=bits)
+    index.add(items[700:], ids=names[700:])
+    gone = set(range(0, 900, 7))
+    before = index.bitmap(name([1, 2]))
+    index.remove(name(gone))
+    left = [i for i in range(900) if i not in gone]
+    fresh = sr.SparseIndex.from_codes(
+        sr.SparseCodes.concatenate([items[i : i + 1] for i in left]),
+        ids=name(left),
+        value_bits=bits,
+    )
+    rng = np.random.default_rng(12)
+    mask = rng.random(len(left)) < 0.3
+    chosen = [i for i, flag in zip(left, mask, strict=True) if flag]
+    exclude = [name(rng.choice(left, m, replace=False)) for m in (0, 300, 1, 40)]
+    for k in (1, 5, 1000):
+        expected = fresh.search(items[:4], k, filter=mask, exclude=exclude)
+        for allowed in (mask, name(chosen), sr.Bitmap.from_mask(mask), index.bitmap(name(chosen))):
+            same(index.search(items[:4], k, filter=allowed, exclude=exclude), expected)
+        same(
+            index.search(items[:4], k, exclude=exclude), fresh.search(items[:4], k, exclude=exclude)
+        )
+    assert len(index.bitmap(name(chosen))) == len(index) == len(left)
+    assert index.bitmap(name(chosen)).to_mask().tolist() == mask.tolist()
+    with pytest.raises(ValueError, match="changed since this bitmap"):
+        index.search(items[:1], 3, filter=before)
+    with pytest.raises(ValueError, match="which no item of the index has"):
+        index.search(items[:1], 3, filter=name([0]))
+    with pytest.raises(ValueError, match="which no item of the index has"):
+        index.search(items[:1], 3, exclude=[name([0])])
+
+
 def test_a_pickle_refers_to_the_file(path):
     codes = codes_of(10, seed=7)
     index = sr.SparseIndex.from_codes(codes)
@@ -272,10 +310,12 @@ def test_a_reader_keeps_its_moment_until_it_reloads(path):
     assert reader.reload(discard=True)
     assert 5 in reader
     assert 4 not in reader
-    with sr.IndexWriter(path, dim=DIM) as other, pytest.raises(BlockingIOError):
-        reader.remove([5])
+    reader.remove([5])
+    other = sr.IndexWriter(path, dim=DIM)
+    with pytest.raises(BlockingIOError):
         reader.commit()
-        other.abort()
+    other.abort()
+    reader.commit()
 
 
 def test_searches_of_other_threads_see_whole_changes_only():

@@ -13,12 +13,14 @@ from sparse_retrieval._native import IndexFormatError, __version__
 from sparse_retrieval.codes import SparseCodes
 from sparse_retrieval.dictionary import Dictionary
 from sparse_retrieval.index import SearchResult, SparseIndex
+from sparse_retrieval.selection import Bitmap
 from sparse_retrieval.writer import IndexWriter
 
 if TYPE_CHECKING:
     from sparse_retrieval.training import CompresSAE, History, TrainConfig, train
 
 __all__ = [
+    "Bitmap",
     "CompresSAE",
     "Dictionary",
     "History",

@@ -212,7 +212,9 @@ class Changes:
 
     def __contains__(self, item: object) -> bool:
         """Whether an item has this id."""
-        if isinstance(item, str) or (isinstance(item, (int, np.integer)) and abs(item) < 2**63):
+        if isinstance(item, (int, np.integer)) and not -(2**63) <= int(item) < 2**63:
+            return False
+        if isinstance(item, (str, int, np.integer)) and not isinstance(item, bool):
             return bool(self._native.contains(as_ids([item]))[0])
         return False
 

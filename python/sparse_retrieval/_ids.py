@@ -36,16 +36,20 @@ def as_ids(ids: Any, what: str = "ids") -> npt.NDArray[np.int64] | list[str]:
         return _as_strings(list(ids), what)
     if isinstance(ids, (str, bytes)):
         raise TypeError(f"{what} is {ids!r}; expected a sequence of ids, as [{ids!r}]")
-    array = ids if isinstance(ids, np.ndarray) else np.asarray(ids) if _is_text(ids) else None
-    if array is not None and array.dtype.kind in "UOT":
+    if is_text(ids):
+        array = np.asarray(ids)
         if array.ndim != 1:
-            raise ValueError(f"{what} have shape {array.shape}; expected (n,)")
+            raise ValueError(f"{what} has shape {array.shape}; expected (n,)")
         return _as_strings(array.tolist(), what)
     return _as_integers(ids, what)
 
 
-def _is_text(ids: Any) -> bool:
-    """True for columns of other libraries (pandas, pyarrow) that hold strings."""
+def is_text(ids: Any) -> bool:
+    """True for what may hold strings: lists with one, and arrays and columns (pandas, pyarrow)."""
+    if isinstance(ids, (list, tuple)):
+        return any(isinstance(item, str) for item in ids)
+    if isinstance(ids, np.ndarray):
+        return ids.dtype.kind in "UOT"
     kind = str(getattr(ids, "dtype", getattr(ids, "type", "")))
     return kind in ("object", "str") or "string" in kind
 
@@ -62,11 +66,11 @@ def _as_strings(items: list[Any], what: str) -> list[str]:
 def _as_integers(ids: Any, what: str) -> npt.NDArray[np.int64]:
     array = as_numbers(ids, what)
     if array.ndim != 1:
-        raise ValueError(f"{what} have shape {array.shape}; expected (n,)")
+        raise ValueError(f"{what} has shape {array.shape}; expected (n,)")
     if array.dtype.kind not in "iu" and array.size:
-        raise TypeError(f"{what} have dtype {array.dtype}; expected integers or strings")
+        raise TypeError(f"{what} has dtype {array.dtype}; expected integers or strings")
     if array.dtype.kind == "u" and array.size and array.max() > np.iinfo(np.int64).max:
-        raise ValueError(f"{what} hold {array.max()}; expected less than 2^63")
+        raise ValueError(f"{what} holds {array.max()}; expected less than 2^63")
     return np.ascontiguousarray(array, dtype=np.int64)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 __all__ = [
+    "Bitmap",
     "DictionaryRound",
     "Index",
     "IndexFormatError",
@@ -70,6 +71,20 @@ def canonical_codes(
     ValueError
         With the row, for anything that is not sound.
     """
+
+@final
+class Bitmap:
+    """A set of positions, one bit each."""
+
+    def __new__(cls, packed: npt.NDArray[np.uint8], n: int) -> Bitmap:
+        """Bits of ``n`` positions, lowest first; ValueError for other than ceil(n / 8) bytes."""
+    def __len__(self) -> int: ...
+    @property
+    def count(self) -> int:
+        """How many positions are in it."""
+    @property
+    def packed(self) -> npt.NDArray[np.uint8]:
+        """Its bits; a copy."""
 
 @final
 class Index:
@@ -147,10 +162,15 @@ class Index:
         *,
         mode: str,
         k_row: int | None,
+        filter: Bitmap | npt.NDArray[np.int64] | list[str] | None,
+        exclude: tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64] | list[str]] | None,
         threads: int | None,
         progress: Callable[[int], object] | None,
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64] | list[str | None]]:
-        """Scores and ids, shape (nq, min(k, n)), of dense queries (nq, d)."""
+        """Scores and ids, shape (nq, at most k), of dense queries (nq, d).
+
+        ``exclude`` is where each query's ids start, shape (nq + 1,), and all ids.
+        """
     def search_codes(
         self,
         indptr: npt.NDArray[np.uint64],
@@ -161,10 +181,14 @@ class Index:
         *,
         mode: str,
         k_row: int | None,
+        filter: Bitmap | npt.NDArray[np.int64] | list[str] | None,
+        exclude: tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64] | list[str]] | None,
         threads: int | None,
         progress: Callable[[int], object] | None,
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64] | list[str | None]]:
-        """Scores and ids, shape (nq, min(k, n)), of canonical codes."""
+        """Scores and ids, shape (nq, at most k), of canonical codes."""
+    def bitmap(self, ids: npt.NDArray[np.int64] | list[str], *, what: str) -> Bitmap:
+        """The items of these ids; ValueError, which calls them ``what``, for one that is not."""
     def sections(self) -> list[dict[str, Any]]:
         """Name, dtype, shape, bytes and growth with n of every section."""
     def __len__(self) -> int: ...

@@ -21,6 +21,7 @@ from sparse_retrieval._changes import Changes
 from sparse_retrieval._ids import as_array, as_ids
 from sparse_retrieval.codes import SparseCodes, as_codes, holds_codes
 from sparse_retrieval.dictionary import Dictionary
+from sparse_retrieval.selection import Bitmap, as_exclusions, as_filter
 
 Metric = Literal["inner_product", "cosine"]
 Mode = Literal["sparse", "reconstructed", "dense"]
@@ -363,6 +364,8 @@ class SparseIndex(Changes):
         *,
         mode: Mode | None = None,
         k_row: int | None = None,
+        filter: Any = None,
+        exclude: Any = None,
         threads: int | None = None,
         progress: Progress | None = None,
     ) -> SearchResult:
@@ -394,6 +397,16 @@ class SparseIndex(Changes):
             Read only the first ``k_row`` nonzeros of each row. They stand by descending
             magnitude, so a prefix is a coarser code of the same item, at the cost of fewer
             look-ups. Scales stay those of the whole rows.
+        filter : Bitmap, array_like of bool, shape (n,), or array_like of int or str, optional
+            The only items that may be returned, to all queries: a bitmap, a mask in the order of
+            :attr:`ids`, or ids. What is found is what would be left of a search of everything,
+            to the last bit; blocks of rows without an allowed one are not read. A
+            :class:`Bitmap`, which :meth:`bitmap` makes of ids, is the quickest for more than
+            one search.
+        exclude : list of array_like of int, or array_like of int, shape (nq, m), optional
+            Ids that each query may not return, as items already seen: one list a query, or
+            rows padded with -1; or strings, padded with None. For a single query one list of
+            one axis.
         threads : int, optional
             Default: all processors (``RAYON_NUM_THREADS`` where set).
         progress : callable, optional
@@ -403,8 +416,8 @@ class SparseIndex(Changes):
         -------
         SearchResult
             ``(scores, ids)``: float32 and int64 (object where ids are strings), (nq, k) or (k,),
-            best first, equal scores by lower position. Where there are fewer than k items: -inf
-            and -1 (None for strings). A score beyond
+            best first, equal scores by lower position. Where fewer than k items may be returned:
+            -inf and -1 (None for strings). A score beyond
             float32 is returned as infinity. Under "cosine" a zero query or item scores 0, and an
             item whose norm is below 3e-39 scores less than its cosine, in absolute value: the
             inverse of such a norm is beyond float32, in which scales are stored.
@@ -412,10 +425,10 @@ class SparseIndex(Changes):
         Raises
         ------
         TypeError
-            If queries are of the wrong kind or dtype.
+            If queries, filter or exclude are of the wrong kind or dtype.
         ValueError
-            If a query holds NaN or inf, widths do not fit, the mode was not built for, or k is
-            less than 1.
+            If a query holds NaN or inf, widths do not fit, the mode was not built for, k is
+            less than 1, filter or exclude have another length, or hold an id that no item has.
 
         References
         ----------
@@ -426,6 +439,7 @@ class SparseIndex(Changes):
         k_row = None if k_row is None else as_count(k_row, "k_row")
         threads = _as_threads(threads)
         one = _has_one_axis(queries)
+        allowed = as_filter(filter, self._native)
         if holds_codes(queries) or self.embedding_dim is None:
             codes = self._query_codes(queries)
         elif mode in ("sparse", "reconstructed") and mode in self._native.modes:
@@ -442,19 +456,41 @@ class SparseIndex(Changes):
                 k,
                 mode=default if mode is None else _as_name(mode, "mode"),
                 k_row=k_row,
+                filter=allowed,
+                exclude=as_exclusions(exclude, len(codes)),
                 threads=threads,
                 progress=progress,
             )
         else:
+            rows = as_rows(queries, "queries", np.float64)
             scores, ids = self._native.search_dense(
-                as_rows(queries, "queries", np.float64),
+                rows,
                 k,
                 mode="dense" if mode is None else _as_name(mode, "mode"),
                 k_row=k_row,
+                filter=allowed,
+                exclude=as_exclusions(exclude, len(rows)),
                 threads=threads,
                 progress=progress,
             )
         return _padded(scores, ids, k, one)
+
+    def bitmap(self, ids: Any) -> Bitmap:
+        """The items of these ids, as a filter for many searches.
+
+        Parameters
+        ----------
+        ids : array_like of int or str, shape (m,)
+            In any order, and as often as they come.
+
+        Raises
+        ------
+        TypeError
+            If they are neither integers nor strings.
+        ValueError
+            If no item has one of them; the message names it.
+        """
+        return Bitmap._of(self._native.bitmap(as_ids(ids), what="ids"))
 
     def _encoded(self, queries: Any, threads: int | None) -> SparseCodes:
         rows = as_rows(queries, "queries", np.float32)

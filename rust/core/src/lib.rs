@@ -11,6 +11,7 @@
 //! * [`format`](mod@format): the `.sridx` file: writer, reader, verification.
 //! * [`codes`]: validation of codes and the packing of rows.
 //! * [`pursuit`]: items become codes, and dictionaries are learnt.
+//! * [`gemm`]: matrix products, by a well-kept crate.
 //! * [`kernels`]: the hot loops, one table of functions an instruction set, chosen once.
 //! * [`control`], [`threads`], [`error`]: cancellation and progress, thread pools, errors.
 //!
@@ -25,6 +26,7 @@ pub mod codes;
 pub mod control;
 pub mod error;
 pub mod format;
+pub mod gemm;
 pub mod index;
 pub mod kernels;
 pub mod pursuit;

@@ -13,13 +13,14 @@ use sparse_retrieval::index::{
     Snapshot, ValueCoding,
 };
 use sparse_retrieval::kernels::Kernels;
-use sparse_retrieval::search::{Hit, Metric, Mode, Queries, Request};
+use sparse_retrieval::search::{Hit, Metric, Mode, Queries, Request, Selection};
 use sparse_retrieval::Error;
 
 use crate::codes;
 use crate::error::to_python;
 use crate::gate::gate;
 use crate::ids;
+use crate::selection::{Bitmap, Excluded, ExcludedIds, Filter};
 
 type Results<'py> = (Bound<'py, PyArray2<f64>>, Bound<'py, PyAny>);
 
@@ -112,7 +113,7 @@ impl Index {
     }
 
     /// Searches with dense queries.
-    #[pyo3(signature = (queries, k, *, mode, k_row, threads, progress))]
+    #[pyo3(signature = (queries, k, *, mode, k_row, filter, exclude, threads, progress))]
     #[allow(clippy::too_many_arguments)] // the Python class names each of them
     fn search_dense<'py>(
         &self,
@@ -121,6 +122,8 @@ impl Index {
         k: usize,
         mode: &str,
         k_row: Option<usize>,
+        filter: Option<Bound<'py, PyAny>>,
+        exclude: Option<ExcludedIds<'py>>,
         threads: Option<usize>,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Results<'py>> {
@@ -130,12 +133,14 @@ impl Index {
             rows: &rows,
             d: queries.as_array().ncols(),
         };
-        let asked = Asked { k, mode, k_row };
-        self.search(py, &queries, &asked, threads, progress)
+        let asked = Asked::new(k, mode, k_row, filter, exclude)?;
+        self.search(py, &queries, asked, threads, progress)
     }
 
     /// Searches with canonical codes.
-    #[pyo3(signature = (indptr, latents, values, dim, k, *, mode, k_row, threads, progress))]
+    #[pyo3(signature = (
+        indptr, latents, values, dim, k, *, mode, k_row, filter, exclude, threads, progress
+    ))]
     #[allow(clippy::too_many_arguments)] // the Python class names each of them
     fn search_codes<'py>(
         &self,
@@ -147,12 +152,26 @@ impl Index {
         k: usize,
         mode: &str,
         k_row: Option<usize>,
+        filter: Option<Bound<'py, PyAny>>,
+        exclude: Option<ExcludedIds<'py>>,
         threads: Option<usize>,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Results<'py>> {
         let queries = Queries::Codes(codes::view(&indptr, &latents, &values, dim)?);
-        let asked = Asked { k, mode, k_row };
-        self.search(py, &queries, &asked, threads, progress)
+        let asked = Asked::new(k, mode, k_row, filter, exclude)?;
+        self.search(py, &queries, asked, threads, progress)
+    }
+
+    /// The items of these ids, as a bitmap.
+    #[pyo3(signature = (ids, *, what))]
+    fn bitmap(&self, py: Python<'_>, ids: &Bound<'_, PyAny>, what: &str) -> PyResult<Bitmap> {
+        let ids = ids::owned(ids)?;
+        let snapshot = self.live.snapshot();
+        let core = gate(py, None, None, |_| snapshot.bitmap(&ids, what))?;
+        Ok(Bitmap {
+            core: Arc::new(core),
+            moment: Some(snapshot.moment()),
+        })
     }
 
     /// Adds items.
@@ -455,6 +474,26 @@ struct Asked<'a> {
     k: usize,
     mode: &'a str,
     k_row: Option<usize>,
+    filter: Option<Filter>,
+    exclude: Option<Excluded>,
+}
+
+impl<'a> Asked<'a> {
+    fn new(
+        k: usize,
+        mode: &'a str,
+        k_row: Option<usize>,
+        filter: Option<Bound<'_, PyAny>>,
+        exclude: Option<ExcludedIds<'_>>,
+    ) -> PyResult<Self> {
+        Ok(Self {
+            k,
+            mode,
+            k_row,
+            filter: filter.as_ref().map(Filter::copied).transpose()?,
+            exclude: exclude.as_ref().map(Excluded::copied).transpose()?,
+        })
+    }
 }
 
 impl Index {
@@ -472,22 +511,34 @@ impl Index {
         &self,
         py: Python<'py>,
         queries: &Queries<'_>,
-        asked: &Asked<'_>,
+        asked: Asked<'_>,
         threads: Option<usize>,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Results<'py>> {
         let mode = Mode::from_name(asked.mode).map_err(to_python)?;
         // read while attached: os.environ is written under the interpreter's lock
         let kernels = Kernels::from_environment().map_err(to_python)?;
-        let request = Request {
-            mode,
-            k: asked.k,
-            k_row: asked.k_row,
-            kernels,
-        };
-        // one moment of the index, for the search and for what its items are called
+        // one moment of the index: for the search, what it may return, and what that is called
         let snapshot = self.live.snapshot();
         let (scores, ids, found) = gate(py, threads, progress, |control| {
+            let allowed = asked
+                .filter
+                .map(|filter| filter.in_snapshot(&snapshot))
+                .transpose()?;
+            let exclusions = asked
+                .exclude
+                .map(|excluded| excluded.in_snapshot(&snapshot))
+                .transpose()?;
+            let request = Request {
+                mode,
+                k: asked.k,
+                k_row: asked.k_row,
+                selection: Selection {
+                    allowed: allowed.as_deref(),
+                    exclusions: exclusions.as_ref(),
+                },
+                kernels,
+            };
             let hits = snapshot.search(queries, &request, control)?;
             flatten(&hits, &snapshot)
         })?;

@@ -11,6 +11,7 @@ mod gate;
 mod ids;
 mod index;
 mod pursuit;
+mod selection;
 mod writer;
 
 use pyo3::prelude::*;
@@ -51,6 +52,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<index::Index>()?;
     module.add_function(wrap_pyfunction!(index::merge, module)?)?;
     module.add_class::<writer::IndexWriter>()?;
+    module.add_class::<selection::Bitmap>()?;
     module.add_function(wrap_pyfunction!(pursuit::extrapolated_atoms, module)?)?;
     module.add_class::<pursuit::DictionaryRound>()?;
     module.add_class::<pursuit::PursuitEncoder>()?;

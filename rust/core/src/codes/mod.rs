@@ -15,6 +15,7 @@ pub use quantise::{
     learn_layout, pack_ranked, pack_with_layout, MagnitudeBits, RankedRows, RowLengths,
 };
 pub use ranked::RankedLayout;
+pub(crate) use rows::{latent_of, value_of};
 pub use rows::{RowCoding, RowFormat, RowSpan, RowsView, ValueKind};
 
 use std::ops::Range;

@@ -178,6 +178,18 @@ impl RankedLayout {
         )
     }
 
+    /// The latent of `rank`, and above it sign and magnitude with whatever bits follow them.
+    #[inline(always)]
+    pub(crate) fn raw_field(&self, row: &[u8], rank: usize) -> (u32, u32) {
+        let offset = self.offsets[rank] as usize;
+        let bytes: [u8; 4] = row[offset..offset + 4].try_into().expect("four bytes");
+        let field = u32::from_le_bytes(bytes) >> self.shifts[rank];
+        (
+            field & ((1 << self.latent_bits) - 1),
+            field >> self.latent_bits,
+        )
+    }
+
     /// Writes a field into a zeroed row.
     pub fn set_field(&self, row: &mut [u8], rank: usize, latent: u32, negative: bool, level: u32) {
         let field =

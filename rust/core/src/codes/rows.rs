@@ -161,6 +161,11 @@ impl<'a> RowsView<'a> {
         Self { ranks, ..self }
     }
 
+    /// The most nonzeros of a row that are read.
+    pub fn ranks(&self) -> usize {
+        self.ranks
+    }
+
     /// What rows are made of.
     #[inline(always)]
     pub fn coding(&self) -> RowCoding<'a> {
@@ -227,6 +232,28 @@ impl<'a> RowsView<'a> {
         &self.data[row * layout.row_bytes()..(row + 1) * layout.row_bytes()]
     }
 
+    /// Calls `each` with the latents of row `row` that are below the dim.
+    #[inline]
+    pub fn for_each_latent(&self, row: usize, mut each: impl FnMut(usize)) {
+        let dim = self.dim;
+        let mut known = |latent: u32| {
+            if (latent as usize) < dim {
+                each(latent as usize);
+            }
+        };
+        match self.coding {
+            RowCoding::Plain(format, span) => {
+                let (bytes, _) = self.plain_row(format, span, row);
+                let latents = bytes.chunks_exact(format.latent_bytes());
+                latents.for_each(|latent| known(latent_of(latent)));
+            }
+            RowCoding::Ranked(layout) => {
+                let bytes = self.ranked_row(layout, row);
+                (0..layout.width()).for_each(|rank| known(layout.raw_field(bytes, rank).0));
+            }
+        }
+    }
+
     /// Row `row` as (latent, level) pairs in rank order; levels are not yet multiplied by the
     /// row's scale. The slow, obvious reading, for norms, verification and tests.
     pub fn pairs(&self, row: usize) -> Vec<(u32, f64)> {
@@ -249,7 +276,8 @@ impl<'a> RowsView<'a> {
     }
 }
 
-fn latent_of(bytes: &[u8]) -> u32 {
+/// The latent in 2 or 4 bytes.
+pub(crate) fn latent_of(bytes: &[u8]) -> u32 {
     match *bytes {
         [a, b] => u32::from(u16::from_le_bytes([a, b])),
         [a, b, c, d] => u32::from_le_bytes([a, b, c, d]),
@@ -257,7 +285,8 @@ fn latent_of(bytes: &[u8]) -> u32 {
     }
 }
 
-fn value_of(bytes: &[u8]) -> f64 {
+/// The value in 1, 2 or 4 bytes.
+pub(crate) fn value_of(bytes: &[u8]) -> f64 {
     match *bytes {
         [a] => f64::from(i8::from_le_bytes([a])),
         [a, b] => f64::from(i16::from_le_bytes([a, b])),

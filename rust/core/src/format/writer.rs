@@ -16,7 +16,7 @@ use xxhash_rust::xxh3::{xxh3_64, Xxh3};
 
 use super::disk::{folder_of, temporary_prefix, Disk, DiskFile, SystemDisk, TEMPORARY_SUFFIX};
 use super::header::{Dtype, Header, SectionHeader};
-use super::journal::remove_journal;
+use super::journal::{journal_path, remove_journal};
 use super::lock::WriteLock;
 use super::{ALIGNMENT, MAGIC, MAX_HEADER_BYTES, PREFIX_BYTES, VERSION};
 use crate::control::Control;
@@ -157,17 +157,18 @@ fn refuse_folder(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Removes temporary files that writers of `path` left when they were killed. The lock of the
-/// path is held, so no living writer owns one.
+/// Removes temporary files that writers of `path` and of its journal left when they were killed.
+/// The lock of the path is held, so no living writer owns one.
 fn remove_leftovers(disk: &dyn Disk, path: &Path) {
-    let prefix = temporary_prefix(path);
+    let prefixes = [path.to_owned(), journal_path(path)].map(|path| temporary_prefix(&path));
     let Ok(entries) = std::fs::read_dir(folder_of(path)) else {
         return; // what follows says why
     };
     for entry in entries.flatten() {
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        if name.starts_with(&prefix) && name.ends_with(TEMPORARY_SUFFIX) {
+        let is_ours = prefixes.iter().any(|prefix| name.starts_with(prefix));
+        if is_ours && name.ends_with(TEMPORARY_SUFFIX) {
             let _ = disk.remove(&entry.path()); // one that stays is harmless
         }
     }

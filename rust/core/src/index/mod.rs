@@ -514,8 +514,8 @@ impl Index {
         }
     }
 
-    /// The best `min(k, len)` items of each query as positions, best first, ties by lower
-    /// position. With `k_row`, only the first `k_row` nonzeros of each row are read: the coarser
+    /// The best `k` items of each query as positions, best first, ties by lower position; all
+    /// that the request's selection admits, where they are fewer. With `k_row`, only the first `k_row` nonzeros of each row are read: the coarser
     /// code that its prefix is. Runs on the current rayon pool.
     ///
     /// # Errors
@@ -524,7 +524,7 @@ impl Index {
     pub fn search(
         &self,
         queries: &Queries<'_>,
-        request: &Request,
+        request: &Request<'_>,
         control: &Control,
     ) -> Result<Vec<Vec<Hit>>> {
         let mut found = self.search_rows(queries, request, control)?;
@@ -536,10 +536,16 @@ impl Index {
     fn search_rows(
         &self,
         queries: &Queries<'_>,
-        request: &Request,
+        request: &Request<'_>,
         control: &Control,
     ) -> Result<Vec<Vec<Hit>>> {
-        let Request { mode, k, k_row, .. } = *request;
+        let Request {
+            mode,
+            k,
+            k_row,
+            selection,
+            ..
+        } = *request;
         self.check_queries(queries, mode)?;
         request.check()?;
         let prefix = match (&self.layout, k_row) {
@@ -553,7 +559,11 @@ impl Index {
             scales: self.scales(mode),
         };
         let source = self.weight_source(queries, request);
-        search::scan(&data, &source, k, control)
+        if search::batch::is_worth_it(&data, queries.len(), k, selection) {
+            search::batch::search(&data, &source, k, selection, control)
+        } else {
+            search::scan(&data, &source, k, selection, control)
+        }
     }
 
     /// Adds what the dictionary's mean adds to every score of a query.
@@ -561,7 +571,7 @@ impl Index {
         &self,
         found: &mut [Vec<Hit>],
         queries: &Queries<'_>,
-        request: &Request,
+        request: &Request<'_>,
     ) -> Result<()> {
         if let Some(mean) = self.mean().filter(|_| request.mode.needs_dictionary()) {
             let source = self.weight_source(queries, request);
@@ -573,7 +583,11 @@ impl Index {
         Ok(())
     }
 
-    fn weight_source<'a>(&'a self, queries: &Queries<'a>, request: &Request) -> WeightSource<'a> {
+    fn weight_source<'a>(
+        &'a self,
+        queries: &Queries<'a>,
+        request: &Request<'_>,
+    ) -> WeightSource<'a> {
         WeightSource {
             queries: *queries,
             mode: request.mode,

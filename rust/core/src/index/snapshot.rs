@@ -6,14 +6,15 @@
 //! of a file that is made of the rest, so that ties are decided as they will be there.
 
 use std::cmp::Ordering;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering as AtomicOrdering};
+use std::sync::{Arc, OnceLock};
 
 use super::fetch::codes_of;
 use super::ids::{Id, Ids, OwnedIds};
 use super::Index;
 use crate::codes::Codes;
 use crate::control::Control;
-use crate::search::{Hit, Queries, Request};
+use crate::search::{Bitmap, Exclusions, Hit, Queries, Request, Selection};
 use crate::{Error, Result};
 
 /// Rows of the base that are no more.
@@ -56,14 +57,34 @@ impl Dead {
     }
 }
 
+/// Moments so far, of all indexes of the process.
+static MOMENTS: AtomicU64 = AtomicU64::new(0);
+
 /// An index at one moment.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Snapshot {
     pub(super) base: Arc<Index>,
     pub(super) dead: Dead,
     pub(super) added: Option<Arc<Index>>,
     /// The next number for items that are added without ids.
     pub(super) next_id: i64,
+    moment: u64,
+    /// The rows of the base that are left, once it was needed.
+    living: OnceLock<Bitmap>,
+}
+
+impl Clone for Snapshot {
+    /// The same, to be changed: another moment.
+    fn clone(&self) -> Self {
+        Self {
+            base: Arc::clone(&self.base),
+            dead: self.dead.clone(),
+            added: self.added.clone(),
+            next_id: self.next_id,
+            moment: MOMENTS.fetch_add(1, AtomicOrdering::Relaxed),
+            living: OnceLock::new(),
+        }
+    }
 }
 
 impl Snapshot {
@@ -74,6 +95,8 @@ impl Snapshot {
             base,
             dead: Dead::default(),
             added: None,
+            moment: MOMENTS.fetch_add(1, AtomicOrdering::Relaxed),
+            living: OnceLock::new(),
         }
     }
 
@@ -233,26 +256,101 @@ impl Snapshot {
         Ok((embeddings, d))
     }
 
-    /// The best `min(k, len)` items of each query as positions, best first, ties by lower
-    /// position: exactly those of an index that is built of the items that are left. Runs on the
-    /// current rayon pool.
+    /// A number that no other moment of an index of this process has.
+    pub fn moment(&self) -> u64 {
+        self.moment
+    }
+
+    /// Positions of items by their ids. `what` names the ids in an error.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for the first id that no item has.
+    pub fn positions_of(&self, ids: &OwnedIds, what: &str) -> Result<Vec<u64>> {
+        (0..ids.len())
+            .map(|i| {
+                let id = ids.get(i);
+                let position = self.position(id).ok_or_else(|| {
+                    Error::argument(format!(
+                        "{what} holds the id {id}, which no item of the index has"
+                    ))
+                })?;
+                Ok(position as u64)
+            })
+            .collect()
+    }
+
+    /// The items of these ids, in any order and as often as they come: a bitmap of as many bits as
+    /// there are items, in the order of their positions, as [`Snapshot::search`] takes it.
+    ///
+    /// # Errors
+    /// As [`Snapshot::positions_of`]; [`Error::OutOfMemory`].
+    pub fn bitmap(&self, ids: &OwnedIds, what: &str) -> Result<Bitmap> {
+        let positions = self.positions_of(ids, what)?;
+        if self.is_base() {
+            return Bitmap::from_positions(self.len(), positions);
+        }
+        let n = self.base.len() + self.added.as_ref().map_or(0, |added| added.len());
+        let chosen = Bitmap::from_positions(n, positions)?;
+        let numbered = self.positions().enumerate();
+        let items = numbered.filter(|&(_, position)| chosen.contains(position as u64));
+        Bitmap::from_positions(self.len(), items.map(|(item, _)| item as u64))
+    }
+
+    /// The best `k` items of each query that the request's selection admits, as positions, best
+    /// first, ties by lower position: exactly those of an index that is built of the items that
+    /// are left. Runs on the current rayon pool.
+    ///
+    /// The bitmap of the selection counts items, as [`Snapshot::bitmap`] does; its exclusions are
+    /// positions.
     ///
     /// # Errors
     /// As [`Index::search`].
     pub fn search(
         &self,
         queries: &Queries<'_>,
-        request: &Request,
+        request: &Request<'_>,
         control: &Control,
     ) -> Result<Vec<Vec<Hit>>> {
         if self.is_base() {
             return self.base.search(queries, request, control);
         }
-        let mut found = self.search_living(queries, request, control)?;
+        let selection = request.selection;
+        selection.check(self.len(), queries.len())?;
+        let n_queries = queries.len();
+        let first = self.base.len() as u64;
+        let exclusions = Self::excluded(selection, n_queries, 0..first)?;
+        let chosen = selection.allowed.map(|items| {
+            let numbered = self.living().enumerate();
+            let rows = numbered.filter(|&(item, _)| items.contains(item as u64));
+            Bitmap::from_positions(self.base.len(), rows.map(|(_, row)| row as u64))
+        });
+        let chosen = chosen.transpose()?;
+        let of_base = Selection {
+            allowed: match (&chosen, self.dead.count()) {
+                (Some(chosen), _) => Some(chosen),
+                (None, 0) => None,
+                (None, _) => Some(self.living_rows()?),
+            },
+            exclusions: exclusions.as_ref(),
+        };
+        let request_of_base = with(request, of_base);
+        let mut found = self.base.search_rows(queries, &request_of_base, control)?;
         if let Some(added) = &self.added {
-            let mut more = added.search_rows(queries, request, control)?;
+            let before = (self.base.len() - self.dead.count()) as u64;
+            let n = added.len() as u64;
+            let allowed = selection.allowed.map(|items| {
+                let rows = (0..n).filter(|row| items.contains(before + row));
+                Bitmap::from_positions(added.len(), rows)
+            });
+            let allowed = allowed.transpose()?;
+            let exclusions = Self::excluded(selection, n_queries, first..first + n)?;
+            let of_added = Selection {
+                allowed: allowed.as_ref(),
+                exclusions: exclusions.as_ref(),
+            };
+            let mut more = added.search_rows(queries, &with(request, of_added), control)?;
             for hit in more.iter_mut().flatten() {
-                hit.position += self.base.len() as u64;
+                hit.position += first;
             }
             found = found
                 .into_iter()
@@ -264,33 +362,54 @@ impl Snapshot {
         Ok(found)
     }
 
-    /// The best of the base that were not removed: more than k are asked for, until enough of
-    /// them are left. What is left of the best k' of all rows are the best of those that are left.
-    fn search_living(
-        &self,
-        queries: &Queries<'_>,
-        request: &Request,
-        control: &Control,
-    ) -> Result<Vec<Vec<Hit>>> {
-        let dead = self.dead.count();
-        let wanted = request.k.min(self.base.len() - dead);
-        let mut extra = dead.min(16 + request.k / 8);
-        loop {
-            let asked = Request {
-                k: request.k.saturating_add(extra),
-                ..*request
-            };
-            let mut found = self.base.search_rows(queries, &asked, control)?;
-            for hits in &mut found {
-                hits.retain(|hit| !self.dead.contains(hit.position as usize));
-                hits.truncate(request.k);
+    fn living_rows(&self) -> Result<&Bitmap> {
+        if self.living.get().is_none() {
+            let n = self.base.len();
+            let mut bytes: Vec<u8> = self
+                .dead
+                .words
+                .iter()
+                .flat_map(|word| (!word).to_le_bytes())
+                .take(n.div_ceil(8))
+                .collect();
+            if let Some(last) = bytes.last_mut().filter(|_| n % 8 > 0) {
+                *last &= (1 << (n % 8)) - 1; // no bits past the last row
             }
-            // NaN scores, of a damaged file, are dropped: there may never be enough
-            if extra == dead || found.iter().all(|hits| hits.len() >= wanted) {
-                return Ok(found);
-            }
-            extra = dead.min(extra.saturating_mul(8));
+            // two threads may make it at once: both make the same, one is kept
+            let _ = self.living.set(Bitmap::from_packed(n, &bytes)?);
         }
+        Ok(self.living.get().expect("set above"))
+    }
+
+    /// What queries exclude of the rows at these positions, counted from the first of them.
+    fn excluded(
+        selection: Selection<'_>,
+        n_queries: usize,
+        positions: std::ops::Range<u64>,
+    ) -> Result<Option<Exclusions>> {
+        if selection.exclusions.is_none() {
+            return Ok(None);
+        }
+        let mut starts = vec![0];
+        let mut rows = Vec::new();
+        for query in 0..n_queries {
+            let excluded = selection.excluded(query).iter();
+            let here = excluded.filter(|position| positions.contains(position));
+            rows.extend(here.map(|position| position - positions.start));
+            starts.push(rows.len());
+        }
+        Ok(Some(Exclusions::new(starts, rows)?))
+    }
+}
+
+/// The same request of other rows.
+fn with<'a>(request: &Request<'_>, selection: Selection<'a>) -> Request<'a> {
+    Request {
+        mode: request.mode,
+        k: request.k,
+        k_row: request.k_row,
+        selection,
+        kernels: request.kernels,
     }
 }
 

@@ -161,13 +161,13 @@ fn score_ranked(
     table: &WeightTable,
     out: &mut [f64],
 ) {
-    let table: &[f64; 1 << 16] = table.entries.as_slice().try_into().expect("padded");
+    let table = table.entries.as_slice();
     for (row, out) in range.zip(out) {
         let bytes = rows.ranked_row(layout, row);
         let mut lanes = [0.0; LANES];
         for rank in 0..layout.width() {
             let (latent, level) = layout.field(bytes, rank);
-            lanes[rank % LANES] += table[(latent & 0xFFFF) as usize] * level;
+            lanes[rank % LANES] += table[latent as usize] * level;
         }
         *out = sum_lanes(lanes);
     }
@@ -210,6 +210,19 @@ fn project_n<const N: usize>(atoms: &[f32], queries: &[f64], d: usize, out: &mut
         for (out, lanes) in out.iter_mut().zip(lanes) {
             out[a] = sum_lanes(lanes);
         }
+    }
+}
+
+/// [`Kernels::project_some`](super::Kernels::project_some) in plain Rust.
+pub fn project_some(atoms: &[f32], d: usize, latents: &[u32], query: &[f64], out: &mut [f64]) {
+    for (&latent, out) in latents.iter().zip(out) {
+        let first = latent as usize * d;
+        project_n::<1>(
+            &atoms[first..first + d],
+            query,
+            d,
+            &mut [std::slice::from_mut(out)],
+        );
     }
 }
 

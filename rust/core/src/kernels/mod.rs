@@ -18,15 +18,17 @@
 mod generic;
 #[cfg(test)]
 mod oracle;
+pub mod tile;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
 use std::ops::Range;
 
-use crate::codes::RowsView;
+use crate::codes::{RowCoding, RowsView};
 use crate::{Error, Result};
 
 pub use generic::{dot, norm};
+pub use tile::{IntegerRows, Passed, Tile, TileLayout, TILE};
 
 /// The environment variable that forces an instruction set.
 pub const ISA_VARIABLE: &str = "SPARSE_RETRIEVAL_ISA";
@@ -60,8 +62,8 @@ impl Isa {
 }
 
 /// Weights of the latents, padded so that no latent that a row can hold reads out of bounds:
-/// with up to 16 bits of latent to 65,536 entries, with 32-bit ones by one entry of 0 at which larger
-/// latents are clamped. A hostile file is safe by construction, not by checks in the loop.
+/// in rank-coded rows to a power of two, with 16 bits a latent to 65,536 entries, with 32-bit ones by
+/// one entry of 0 at which larger latents are clamped. A hostile file is safe by construction, not by checks in the loop.
 #[derive(Debug, Clone)]
 pub struct WeightTable {
     entries: Vec<f64>,
@@ -76,9 +78,8 @@ impl WeightTable {
     /// [`Error::OutOfMemory`].
     pub fn zeros(rows: &RowsView<'_>) -> Result<Self> {
         let (dim, is_wide) = (rows.dim(), rows.has_wide_latents());
-        // codes::RowFormat gives latents 16 bits only where dim is at most 65,536
-        assert!(is_wide || dim <= 1 << 16);
-        let padded = if is_wide { dim + 1 } else { 1 << 16 };
+        let padded = Self::padded(rows);
+        assert!(padded >= dim);
         let entries =
             bytemuck::allocation::try_zeroed_vec(padded).map_err(|()| Error::OutOfMemory {
                 what: "a table of query weights",
@@ -89,6 +90,15 @@ impl WeightTable {
             is_wide,
             dim,
         })
+    }
+
+    /// Entries that every latent of such rows needs.
+    fn padded(rows: &RowsView<'_>) -> usize {
+        match rows.coding() {
+            RowCoding::Ranked(layout) => 1 << layout.latent_bits(),
+            RowCoding::Plain(..) if rows.has_wide_latents() => rows.dim() + 1,
+            RowCoding::Plain(..) => 1 << 16,
+        }
     }
 
     /// The weights of the latents, without the padding.
@@ -103,6 +113,8 @@ impl WeightTable {
 }
 
 type ScoreRows = unsafe fn(&RowsView<'_>, Range<usize>, &WeightTable, &mut [f64]);
+type ProjectSome = unsafe fn(&[f32], usize, &[u32], &[f64], &mut [f64]);
+type PassRows = unsafe fn(&Tile, &IntegerRows, Range<usize>, &[f32; TILE], &mut Passed) -> usize;
 type Project = unsafe fn(&[f32], &[f64], usize, &mut [&mut [f64]]);
 
 /// The kernels of one instruction set that this CPU has.
@@ -111,6 +123,9 @@ pub struct Kernels {
     isa: Isa,
     score_rows: ScoreRows,
     project: Project,
+    project_some: ProjectSome,
+    pass_rows: PassRows,
+    tile_layout: TileLayout,
 }
 
 impl Kernels {
@@ -121,18 +136,36 @@ impl Kernels {
                 isa,
                 score_rows: generic::score_rows,
                 project: generic::project,
+                project_some: generic::project_some,
+                pass_rows: tile::pass_rows,
+                tile_layout: tile::PLAIN,
             }),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => is_x86_feature_detected!("avx2").then_some(Self {
                 isa,
                 score_rows: x86_64::avx2::score_rows,
                 project: x86_64::avx2::project,
+                project_some: x86_64::avx2::project_some,
+                pass_rows: x86_64::tile_avx2::pass_rows,
+                tile_layout: x86_64::tile_avx2::LAYOUT,
             }),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => x86_64::avx512::is_available().then_some(Self {
-                isa,
-                score_rows: x86_64::avx512::score_rows,
-                project: x86_64::avx512::project,
+            Isa::Avx512 => x86_64::avx512::is_available().then(|| {
+                // the first CPUs with AVX-512 have no VNNI, but all of them have AVX2
+                let (pass_rows, tile_layout): (PassRows, _) = if x86_64::tile_avx512::is_available()
+                {
+                    (x86_64::tile_avx512::pass_rows, x86_64::tile_avx512::LAYOUT)
+                } else {
+                    (x86_64::tile_avx2::pass_rows, x86_64::tile_avx2::LAYOUT)
+                };
+                Self {
+                    isa,
+                    score_rows: x86_64::avx512::score_rows,
+                    project: x86_64::avx512::project,
+                    project_some: x86_64::avx512::project_some,
+                    pass_rows,
+                    tile_layout,
+                }
             }),
             #[cfg(not(target_arch = "x86_64"))]
             Isa::Avx2 | Isa::Avx512 => None,
@@ -204,11 +237,44 @@ impl Kernels {
         assert!(range.start <= range.end && range.end <= rows.len());
         assert_eq!(out.len(), range.len());
         assert_eq!(table.is_wide, rows.has_wide_latents());
-        assert!(!table.is_wide || table.dim == rows.dim());
+        assert_eq!(table.entries.len(), WeightTable::padded(rows));
         // SAFETY: the CPU has the instructions (Self::of is the only way to a Kernels). The
         // range lies in the rows, and no latent of the rows' width can index beyond the table:
         // WeightTable::zeros, the only maker of tables, padded it for that width.
         unsafe { (self.score_rows)(rows, range, table, out) }
+    }
+
+    /// How [`Kernels::pass_rows`] wants the weights of a [`Tile`] to lie.
+    pub fn tile_layout(self) -> TileLayout {
+        self.tile_layout
+    }
+
+    /// The integer pass over `range` of `rows`: for each row and each query of the tile, the
+    /// sum of `level * weight` over the row's nonzeros, what the row and the query start from
+    /// added, becomes a float32 (rounded to nearest) and is multiplied by the row's scale; where
+    /// that reaches the query's threshold it is put into `passed`. Ends early where `passed` is
+    /// full. Returns the first row that was not looked at.
+    ///
+    /// The caller keeps sums below 2^31.
+    ///
+    /// # Panics
+    /// Where the range leaves the rows, tile and rows have other dims or layouts, or `passed` was
+    /// not drained.
+    pub fn pass_rows(
+        self,
+        tile: &Tile,
+        rows: &IntegerRows,
+        range: Range<usize>,
+        thresholds: &[f32; TILE],
+        passed: &mut Passed,
+    ) -> usize {
+        assert!(range.start <= range.end && range.end <= rows.len());
+        assert!(tile.fits(rows, self.tile_layout));
+        passed.set_order(self.tile_layout);
+        let thresholds = &self.tile_layout.to_slots(thresholds);
+        // SAFETY: the CPU has the instructions (Self::of is the only way to a Kernels); the
+        // range lies in the rows, and tile and rows fit each other and the kernel.
+        unsafe { (self.pass_rows)(tile, rows, range, thresholds, passed) }
     }
 
     /// Projects queries onto atoms: `out[q][a] = sum_i atoms[a * d + i] * queries[q * d + i]`,
@@ -224,6 +290,26 @@ impl Kernels {
         assert!(out.iter().all(|out| out.len() == atoms.len() / d));
         // SAFETY: the CPU has the instructions (Self::of is the only way to a Kernels).
         unsafe { (self.project)(atoms, queries, d, out) }
+    }
+
+    /// Projects one query onto some atoms: `out[i]` is what [`Kernels::project`] gives for the
+    /// query and atom `latents[i]`.
+    ///
+    /// # Panics
+    /// Where `d` is 0, a latent has no atom, the query has not `d` numbers, or `out` not one a
+    /// latent.
+    pub fn project_some(
+        self,
+        atoms: &[f32],
+        d: usize,
+        latents: &[u32],
+        query: &[f64],
+        out: &mut [f64],
+    ) {
+        assert!(d > 0 && query.len() == d && out.len() == latents.len());
+        // SAFETY: the CPU has the instructions (Self::of is the only way to a Kernels); lengths
+        // were just checked, and atoms are taken as checked slices.
+        unsafe { (self.project_some)(atoms, d, latents, query, out) }
     }
 }
 

@@ -24,3 +24,17 @@ pub fn project(atom: &[f32], query: &[f64]) -> f64 {
     ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6]))
         + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]))
 }
+
+/// The sum of the integer pass: before the group of four nonzeros `g`, what was summed so far is
+/// doubled `shifts[g]` times.
+pub fn integer_sum(nonzeros: &[(u32, i8)], shifts: &[u32], weight: impl Fn(u32) -> i8) -> i32 {
+    let mut sum = 0;
+    let groups = nonzeros.len().div_ceil(4).max(shifts.len());
+    for group in 0..groups {
+        sum *= 1 << shifts.get(group).copied().unwrap_or(0);
+        for &(latent, level) in nonzeros.iter().skip(4 * group).take(4) {
+            sum += i32::from(level) * i32::from(weight(latent));
+        }
+    }
+    sum
+}

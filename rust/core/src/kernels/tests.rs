@@ -123,6 +123,81 @@ proptest! {
     }
 
     #[test]
+    fn every_instruction_set_projects_some_as_all(
+        d in 1usize..70,
+        latents in proptest::collection::vec(0u32..9, 0..14),
+        seed in proptest::collection::vec(-10.0f32..10.0, 61),
+    ) {
+        let atoms: Vec<f32> = (0..9 * d).map(|i| seed[i * 7 % 61] * 1.01).collect();
+        let query: Vec<f64> = (0..d).map(|i| f64::from(seed[i * 11 % 61]) / 3.0).collect();
+        for kernels in Kernels::available() {
+            let mut out = vec![f64::NAN; latents.len()];
+            kernels.project_some(&atoms, d, &latents, &query, &mut out);
+            for (&latent, got) in latents.iter().zip(out) {
+                let expected = oracle::project(&atoms[latent as usize * d..][..d], &query);
+                prop_assert_eq!(got.to_bits(), expected.to_bits(), "{:?}", kernels.isa());
+            }
+        }
+    }
+
+    #[test]
+    fn every_instruction_set_passes_the_rows_that_the_oracle_passes(
+        dim in 1usize..90,
+        rows in proptest::collection::vec(
+            (proptest::collection::vec((0u32..100, -127i8..=127), 0..30), -5000i32..5000, 0usize..3),
+            0..120),
+        shifts in proptest::collection::vec(0u32..3, 0..8),
+        seed in proptest::collection::vec(-127i8..=127, 61),
+        threshold in prop_oneof![Just(f32::NEG_INFINITY), -1e6f32..1e6, Just(f32::INFINITY)],
+    ) {
+        let mut shifts = shifts;
+        if let Some(first) = shifts.first_mut() {
+            *first = 0;
+        }
+        let weight = |latent: usize, query: usize| seed[(latent * 13 + query * 7) % 61];
+        let offsets: [i32; TILE] = std::array::from_fn(|query| i32::from(seed[query % 61]) * 9);
+        let thresholds: [f32; TILE] = std::array::from_fn(|query| threshold * (1.0 + query as f32 / 64.0));
+        let mut expected = Vec::new();
+        for (row, (nonzeros, offset, scale)) in rows.iter().enumerate() {
+            for query in 0..TILE {
+                let sum = oracle::integer_sum(nonzeros, &shifts, |latent| {
+                    if (latent as usize) < dim { weight(latent as usize, query) } else { 0 }
+                });
+                let scaled = (sum + offset + offsets[query]) as f32 * [0.0, 1.0, 0.37][*scale];
+                if scaled >= thresholds[query] {
+                    expected.push((row, query, scaled.to_bits()));
+                }
+            }
+        }
+        expected.sort_unstable();
+        for kernels in Kernels::available() {
+            let layout = kernels.tile_layout();
+            let mut tile = Tile::zeros(dim, layout).unwrap();
+            for latent in 0..dim {
+                tile.set_weights(latent, &std::array::from_fn(|query| weight(latent, query)));
+            }
+            tile.set_offsets(&offsets);
+            let mut block = IntegerRows::new(dim, &shifts, layout);
+            for (nonzeros, offset, scale) in &rows {
+                block.push(nonzeros.len(), |latents, levels| {
+                    for (i, &(latent, level)) in nonzeros.iter().enumerate() {
+                        (latents[i], levels[i]) = (latent, level);
+                    }
+                    (*offset, [0.0, 1.0, 0.37][*scale])
+                });
+            }
+            let (mut next, mut passed, mut got) = (0, Passed::new(), Vec::new());
+            while next < block.len() {
+                let range = next..block.len();
+                next = kernels.pass_rows(&tile, &block, range, &thresholds, &mut passed);
+                got.extend(passed.drain().map(|(row, query, sum)| (row, query, sum.to_bits())));
+            }
+            got.sort_unstable();
+            prop_assert_eq!(&got, &expected, "{:?}", kernels.isa());
+        }
+    }
+
+    #[test]
     fn norm_and_dot_match_their_definitions(
         a in proptest::collection::vec(-1e3f64..1e3, 0..40),
         power in -300i32..300,

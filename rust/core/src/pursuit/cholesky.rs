@@ -3,8 +3,8 @@
 
 use rayon::prelude::*;
 
-use super::gemm::{subtract_product, Matrix};
 use crate::control::Control;
+use crate::gemm::{subtract_product, Matrix};
 use crate::{Error, Result};
 
 /// Rows and columns factored together, and rows that one task updates.

@@ -10,8 +10,9 @@ use super::blocks::{blocks_for, flat_mut, Block, BLOCK};
 use super::csr::Encoded;
 use super::gram::{zeroed_blocks, Gram, Precision, Rows};
 use super::matching::{pursue, Atoms, Workspace};
-use super::{blocks, free, gemm, items, topk};
+use super::{blocks, free, items, topk};
 use crate::control::Control;
+use crate::gemm;
 use crate::kernels::Kernels;
 use crate::{Error, Result};
 

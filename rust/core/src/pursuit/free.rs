@@ -3,10 +3,10 @@
 //! atoms, and about k matrix products where the Gram form takes one.
 
 use super::blocks::{argmax, block_maxima, blocks_for, dot, flat, flat_mut, BLOCK};
-use super::gemm;
 use super::gram::zeroed_blocks;
 use super::matching::{Atoms, Workspace, NOTHING};
 use crate::control::Control;
+use crate::gemm;
 use crate::Result;
 
 struct Item {

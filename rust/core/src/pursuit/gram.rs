@@ -7,8 +7,8 @@ use bytemuck::Zeroable;
 use rayon::prelude::*;
 
 use super::blocks::{blocks_for, flat_mut, Block, Entry, BLOCK};
-use super::gemm;
 use crate::control::Control;
+use crate::gemm;
 use crate::{Error, Result};
 
 /// How the Gram matrix is kept.

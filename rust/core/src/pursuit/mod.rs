@@ -4,7 +4,7 @@
 //! * [`encoder`]: a batch of items to codes; the place to start reading.
 //! * [`matching`], [`free`], [`topk`]: one item, by pursuit over the Gram matrix, by pursuit
 //!   without it, by the linear projection.
-//! * [`gram`], [`blocks`], [`refit`], [`gemm`]: what they are made of.
+//! * [`gram`], [`blocks`], [`refit`]: what they are made of.
 //! * [`update`], [`normal`], [`cholesky`], [`worst`]: a round of learning the dictionary.
 //! * [`items`], [`csr`]: what goes in and what comes out.
 
@@ -13,7 +13,6 @@ pub mod cholesky;
 pub mod csr;
 pub mod encoder;
 pub mod free;
-pub mod gemm;
 pub mod gram;
 pub mod items;
 pub mod matching;

@@ -7,8 +7,9 @@ use rayon::prelude::*;
 use super::encoder::{Encoder, Options};
 use super::normal::Normal;
 use super::worst::Worst;
-use super::{cholesky, gemm, items};
+use super::{cholesky, items};
 use crate::control::Control;
+use crate::gemm;
 use crate::{Error, Result};
 
 /// Two atoms whose cosine is above this in magnitude count as one, and the one that fewer

@@ -1,29 +1,32 @@
 //! What is asked of an index, whatever the queries are. Knows nothing of how it is answered.
 
-use super::Mode;
+use super::{Mode, Selection};
 use crate::kernels::Kernels;
 use crate::{Error, Result};
 
 /// One search: everything but the queries.
 #[derive(Debug, Clone, Copy)]
-pub struct Request {
+pub struct Request<'a> {
     /// How queries and items are compared.
     pub mode: Mode,
     /// How many items of each query are wanted.
     pub k: usize,
     /// Read only so many nonzeros of each row, where given.
     pub k_row: Option<usize>,
+    /// Which items each query may return.
+    pub selection: Selection<'a>,
     /// The kernels to compute with; results do not depend on which.
     pub kernels: Kernels,
 }
 
-impl Request {
-    /// The best `k` in `mode`, with whole rows and the best kernels of this CPU.
+impl Request<'_> {
+    /// The best `k` in `mode` of all items, with whole rows and the best kernels of this CPU.
     pub fn new(mode: Mode, k: usize) -> Self {
         Self {
             mode,
             k,
             k_row: None,
+            selection: Selection::ALL,
             kernels: Kernels::best(),
         }
     }

@@ -9,7 +9,7 @@ use std::ops::Range;
 use half::f16;
 use rayon::prelude::*;
 
-use super::{Hit, Queries, TopK, WeightSource};
+use super::{Hit, Queries, Selection, TopK, WeightSource};
 use crate::codes::RowsView;
 use crate::control::Control;
 use crate::kernels::{Kernels, WeightTable};
@@ -23,6 +23,8 @@ const QUERIES_A_GROUP: usize = 8;
 const QUERIES_A_WAVE: usize = 64;
 /// Rows below which a task is not worth its overhead.
 const LEAST_ROWS_A_TASK: usize = 4 * ROWS_A_BLOCK;
+/// Rows between two allowed ones that are scored with them rather than stepped over.
+const SPAN_GAP: usize = 8;
 /// What the candidates of a wave may take, in bytes; fewer queries are in flight at a large k.
 const WAVE_BYTES: usize = 256 << 20;
 
@@ -53,6 +55,7 @@ impl Scales<'_> {
     }
 
     /// The scale of a row.
+    #[inline]
     pub fn get(&self, row: usize) -> f64 {
         match self {
             Self::One => 1.0,
@@ -82,12 +85,13 @@ pub struct ScanRows<'a> {
     pub scales: Scales<'a>,
 }
 
-/// The best `min(k, rows)` rows of each query, best first, ties by lower position.
+/// The best `k` rows of each query among those that the selection admits, or all of them where
+/// they are fewer; best first, ties by lower position.
 ///
 /// Runs on the current rayon pool.
 ///
 /// # Errors
-/// [`Error::Argument`] for `k = 0` or where queries and mode do not fit, with
+/// [`Error::Argument`] for `k = 0` or where queries, mode and selection do not fit, with
 /// [`Error::OutOfMemory`] and [`Error::Interrupted`].
 ///
 /// # Panics
@@ -96,6 +100,7 @@ pub fn scan(
     data: &ScanRows<'_>,
     source: &WeightSource<'_>,
     k: usize,
+    selection: Selection<'_>,
     control: &Control,
 ) -> Result<Vec<Vec<Hit>>> {
     let queries = source.queries;
@@ -106,7 +111,8 @@ pub fn scan(
     if let Queries::Codes(codes) = queries {
         assert_eq!(codes.dim(), data.rows.dim());
     }
-    let k = k.min(data.rows.len());
+    selection.check(data.rows.len(), queries.len())?;
+    let k = k.min(selection.count(data.rows.len()));
     let mut found: Vec<Vec<Hit>> = Vec::new();
     reserve(&mut found, queries.len())?;
 
@@ -124,11 +130,15 @@ pub fn scan(
         source.fill(tables, first, control)?;
         let tasks: Vec<_> = tables
             .chunks(QUERIES_A_GROUP)
+            .zip((first..).step_by(QUERIES_A_GROUP))
             .flat_map(|group| ranges.iter().map(move |range| (group, range.clone())))
             .collect();
         let tops = tasks
             .into_par_iter()
-            .map(|(group, range)| scan_range(data, group, range, k, source.kernels, control))
+            .map(|((tables, first), range)| {
+                let admitted = Admitted { selection, first };
+                scan_range(data, tables, range, k, admitted, source.kernels, control)
+            })
             .collect::<Result<Vec<_>>>()?;
         // each group of queries has one task a range, in the order of the ranges
         let mut merged = vec![TopK::new(k); tables.len()];
@@ -175,27 +185,40 @@ fn row_ranges(n: usize, n_queries: usize) -> Vec<Range<usize>> {
     ranges
 }
 
+/// What a group of queries may return; `first` is the group's first query.
+#[derive(Clone, Copy)]
+struct Admitted<'a> {
+    selection: Selection<'a>,
+    first: usize,
+}
+
 /// The best k of a range of rows for each query of a group.
 fn scan_range(
     data: &ScanRows<'_>,
     tables: &[WeightTable],
     range: Range<usize>,
     k: usize,
+    admitted: Admitted<'_>,
     kernels: Kernels,
     control: &Control,
 ) -> Result<Vec<TopK>> {
     let mut tops: Vec<TopK> = tables.iter().map(|_| TopK::new(k)).collect();
     let mut scores = [0.0f64; ROWS_A_BLOCK];
+    let mut spans = Vec::new();
     for start in range.clone().step_by(ROWS_A_BLOCK) {
         control.check()?;
         let block = start..range.end.min(start + ROWS_A_BLOCK);
-        let scores = &mut scores[..block.len()];
-        for (table, top) in tables.iter().zip(&mut tops) {
-            kernels.score_rows(&data.rows, block.clone(), table, scores);
-            data.scales.apply(block.clone(), scores);
-            for (score, position) in scores.iter().zip(block.start as u64..) {
-                if *score >= top.threshold() {
-                    top.push(*score, position);
+        spans.clear();
+        admitted.selection.spans(block, SPAN_GAP, &mut spans);
+        for ((table, top), query) in tables.iter().zip(&mut tops).zip(admitted.first..) {
+            for span in &spans {
+                let scores = &mut scores[..span.len()];
+                kernels.score_rows(&data.rows, span.clone(), table, scores);
+                data.scales.apply(span.clone(), scores);
+                for (score, position) in scores.iter().zip(span.start as u64..) {
+                    if *score >= top.threshold() && admitted.selection.admits(query, position) {
+                        top.push(*score, position);
+                    }
                 }
             }
         }

@@ -134,32 +134,80 @@ impl WeightSource<'_> {
     /// [`Error::Argument`] where queries and mode do not fit each other, or a mode lacks its
     /// dictionary; [`Error::Interrupted`].
     pub fn fill(&self, tables: &mut [WeightTable], first: usize, control: &Control) -> Result<()> {
-        match (self.mode, self.queries) {
-            (Mode::Sparse, Queries::Codes(codes)) => {
+        let queries = first..first + tables.len();
+        match self.embeddings(queries)? {
+            Some(embeddings) => self.project(tables, &embeddings, self.dictionary()?, control),
+            None => {
                 for (q, table) in tables.iter_mut().enumerate() {
-                    fill_sparse(table, &codes, first + q, self.metric);
+                    self.fill_code(first + q, table);
                 }
                 Ok(())
             }
+        }
+    }
+
+    /// What is projected onto the atoms for the queries of a range, row by row, normalised where
+    /// the metric asks for it; `None` in sparse mode, where nothing is.
+    ///
+    /// # Errors
+    /// As [`WeightSource::fill`].
+    pub fn embeddings(&self, queries: Range<usize>) -> Result<Option<Vec<f64>>> {
+        let mut embeddings = match (self.mode, self.queries) {
+            (Mode::Sparse, Queries::Codes(_)) => return Ok(None),
             (Mode::Reconstructed, Queries::Codes(codes)) => {
-                let atoms = self.dictionary()?;
-                let queries = first..first + tables.len();
-                let embeddings = self.decoded(codes, queries, atoms);
-                self.project(tables, embeddings, atoms, control)
+                self.decoded(codes, queries, self.dictionary()?)
             }
             (Mode::Dense, Queries::Dense { rows, d }) => {
-                let atoms = self.dictionary()?;
-                let embeddings = rows[first * d..(first + tables.len()) * d].to_vec();
-                self.project(tables, embeddings, atoms, control)
+                rows[queries.start * d..queries.end * d].to_vec()
             }
-            (Mode::Dense, Queries::Codes(_)) => Err(Error::argument(
+            (Mode::Dense, Queries::Codes(_)) => return Err(Error::argument(
                 "mode \"dense\" takes dense queries, got codes; pass the embeddings themselves, \
-                 or search with mode \"reconstructed\" or \"sparse\"",
+                     or search with mode \"reconstructed\" or \"sparse\"",
             )),
-            (mode, Queries::Dense { .. }) => Err(Error::argument(format!(
-                "mode {:?} takes codes as queries, got dense rows; encode them first",
-                mode.name()
-            ))),
+            (mode, Queries::Dense { .. }) => {
+                return Err(Error::argument(format!(
+                    "mode {:?} takes codes as queries, got dense rows; encode them first",
+                    mode.name()
+                )))
+            }
+        };
+        self.normalise(&mut embeddings, self.dictionary()?.d);
+        Ok(Some(embeddings))
+    }
+
+    /// Writes the weights of some latents, ascending, of a query whose embedding is given, into a
+    /// table: the same numbers that [`WeightSource::fill`] gives. A latent without an atom weighs 0.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] where there is no dictionary.
+    pub fn fill_latents(
+        &self,
+        embedding: &[f64],
+        latents: &[u32],
+        table: &mut WeightTable,
+    ) -> Result<()> {
+        let atoms = self.dictionary()?;
+        let known = latents.len()
+            - latents
+                .iter()
+                .rev()
+                .take_while(|&&latent| latent as usize >= atoms.len())
+                .count();
+        let latents = &latents[..known];
+        let mut made = vec![0.0; latents.len()];
+        self.kernels
+            .project_some(atoms.rows, atoms.d, latents, embedding, &mut made);
+        let weights = table.weights_mut();
+        for (&latent, weight) in latents.iter().zip(made) {
+            weights[latent as usize] = weight;
+        }
+        Ok(())
+    }
+
+    /// Writes the weights of a code in sparse mode into a table; it holds nothing else then.
+    pub fn fill_code(&self, query: usize, table: &mut WeightTable) {
+        if let Queries::Codes(codes) = &self.queries {
+            fill_sparse(table, codes, query, self.metric);
         }
     }
 
@@ -207,7 +255,7 @@ impl WeightSource<'_> {
         }
     }
 
-    fn dictionary(&self) -> Result<Atoms<'_>> {
+    pub(super) fn dictionary(&self) -> Result<Atoms<'_>> {
         self.atoms.ok_or_else(|| {
             Error::argument(format!(
                 "mode {:?} needs a dictionary, and this index holds none",
@@ -216,16 +264,15 @@ impl WeightSource<'_> {
         })
     }
 
-    /// `u = W x` for the embeddings `x`, normalised first where the metric asks for it.
+    /// `u = W x` for the embeddings `x`.
     fn project(
         &self,
         tables: &mut [WeightTable],
-        mut embeddings: Vec<f64>,
+        embeddings: &[f64],
         atoms: Atoms<'_>,
         control: &Control,
     ) -> Result<()> {
         let d = atoms.d;
-        self.normalise(&mut embeddings, d);
         // task (g, c) fills the c-th chunk of latents in the tables of the g-th group of queries
         let mut tasks = Vec::new();
         for (tables, embeddings) in tables

@@ -242,3 +242,65 @@ unsafe fn add_group<L: Latents4, V: Values4>(
 pub unsafe fn project(atoms: &[f32], queries: &[f64], d: usize, out: &mut [&mut [f64]]) {
     generic::project(atoms, queries, d, out);
 }
+
+/// [`Kernels::project_some`](crate::kernels::Kernels::project_some). Four atoms at a time, whose
+/// sums do not wait for each other.
+///
+/// # Safety
+/// The CPU has AVX2, `query` has `d` numbers, `out` one a latent, and every latent has
+/// an atom.
+#[target_feature(enable = "avx2")]
+pub unsafe fn project_some(
+    atoms: &[f32],
+    d: usize,
+    latents: &[u32],
+    query: &[f64],
+    out: &mut [f64],
+) {
+    for (latents, out) in latents.chunks(4).zip(out.chunks_mut(4)) {
+        // fewer than four: the last one stands in for those that are missing
+        let four = std::array::from_fn(|i| {
+            let latent = latents[i.min(latents.len() - 1)] as usize;
+            &atoms[latent * d..(latent + 1) * d]
+        });
+        // SAFETY: four slices of `d` numbers, as the query has.
+        let sums = unsafe { project_four(four, query) };
+        out.copy_from_slice(&sums[..out.len()]);
+    }
+}
+
+/// # Safety
+/// The CPU has AVX2, and all slices have one length.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn project_four(atoms: [&[f32]; 4], query: &[f64]) -> [f64; 4] {
+    let whole = query.len() - query.len() % LANES;
+    let mut lanes = [[_mm256_setzero_pd(); 2]; 4];
+    for start in (0..whole).step_by(LANES) {
+        // SAFETY: eight numbers from `start` on are there in every slice; loadu needs no
+        // alignment.
+        unsafe {
+            let low = _mm256_loadu_pd(query.as_ptr().add(start));
+            let high = _mm256_loadu_pd(query.as_ptr().add(start + 4));
+            for (lanes, atom) in lanes.iter_mut().zip(atoms) {
+                let atom = atom.as_ptr().add(start);
+                let first = _mm256_cvtps_pd(_mm_loadu_ps(atom));
+                let second = _mm256_cvtps_pd(_mm_loadu_ps(atom.add(4)));
+                lanes[0] = _mm256_add_pd(lanes[0], _mm256_mul_pd(first, low));
+                lanes[1] = _mm256_add_pd(lanes[1], _mm256_mul_pd(second, high));
+            }
+        }
+    }
+    std::array::from_fn(|a| {
+        let mut last = [0.0f64; LANES];
+        // SAFETY: `last` has room for eight numbers; storeu needs no alignment.
+        unsafe {
+            _mm256_storeu_pd(last.as_mut_ptr(), lanes[a][0]);
+            _mm256_storeu_pd(last.as_mut_ptr().add(4), lanes[a][1]);
+        }
+        for i in whole..query.len() {
+            last[i - whole] += f64::from(atoms[a][i]) * query[i];
+        }
+        generic::sum_lanes(last)
+    })
+}

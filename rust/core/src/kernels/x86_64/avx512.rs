@@ -220,3 +220,58 @@ unsafe fn load8(numbers: &[i32], first: usize) -> __m256i {
 pub unsafe fn project(atoms: &[f32], queries: &[f64], d: usize, out: &mut [&mut [f64]]) {
     generic::project(atoms, queries, d, out);
 }
+
+/// [`Kernels::project_some`](crate::kernels::Kernels::project_some). Four atoms at a time, whose
+/// sums do not wait for each other.
+///
+/// # Safety
+/// The CPU has AVX-512 F, VL, BW and DQ, `query` has `d` numbers, `out` one a latent, and every latent has
+/// an atom.
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq")]
+pub unsafe fn project_some(
+    atoms: &[f32],
+    d: usize,
+    latents: &[u32],
+    query: &[f64],
+    out: &mut [f64],
+) {
+    for (latents, out) in latents.chunks(4).zip(out.chunks_mut(4)) {
+        // fewer than four: the last one stands in for those that are missing
+        let four = std::array::from_fn(|i| {
+            let latent = latents[i.min(latents.len() - 1)] as usize;
+            &atoms[latent * d..(latent + 1) * d]
+        });
+        // SAFETY: four slices of `d` numbers, as the query has.
+        let sums = unsafe { project_four(four, query) };
+        out.copy_from_slice(&sums[..out.len()]);
+    }
+}
+
+/// # Safety
+/// The CPU has AVX-512 F, VL, BW and DQ, and all slices have one length.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq")]
+unsafe fn project_four(atoms: [&[f32]; 4], query: &[f64]) -> [f64; 4] {
+    let whole = query.len() - query.len() % LANES;
+    let mut lanes = [_mm512_setzero_pd(); 4];
+    for start in (0..whole).step_by(LANES) {
+        // SAFETY: eight numbers from `start` on are there in every slice; loadu needs no
+        // alignment.
+        unsafe {
+            let query = _mm512_loadu_pd(query.as_ptr().add(start));
+            for (lanes, atom) in lanes.iter_mut().zip(atoms) {
+                let atom = _mm512_cvtps_pd(_mm256_loadu_ps(atom.as_ptr().add(start)));
+                *lanes = _mm512_add_pd(*lanes, _mm512_mul_pd(atom, query));
+            }
+        }
+    }
+    std::array::from_fn(|a| {
+        let mut last = [0.0f64; LANES];
+        // SAFETY: `last` has room for eight numbers; storeu needs no alignment.
+        unsafe { _mm512_storeu_pd(last.as_mut_ptr(), lanes[a]) };
+        for i in whole..query.len() {
+            last[i - whole] += f64::from(atoms[a][i]) * query[i];
+        }
+        generic::sum_lanes(last)
+    })
+}

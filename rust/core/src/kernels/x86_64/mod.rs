@@ -3,6 +3,8 @@
 
 pub mod avx2;
 pub mod avx512;
+pub mod tile_avx2;
+pub mod tile_avx512;
 
 use super::generic::LANES;
 

@@ -1,0 +1,377 @@
+//! The integer pass: small integer weights of 64 queries at once against rows of small integer
+//! levels. What it says of a row is exact integer arithmetic, compared in single precision;
+//! what that proves about the row's score is the business of `search::batch`.
+//!
+//! Every instruction set computes the same sums, so the same rows pass.
+
+use std::ops::Range;
+
+use crate::{Error, Result};
+
+/// Queries of a tile: one cache line of 8-bit weights a latent.
+pub const TILE: usize = 64;
+
+/// Nonzeros that a kernel takes at a time.
+pub const GROUP: usize = 4;
+
+/// The largest magnitude of a weight and of a level.
+pub const MOST: i8 = 127;
+
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([u8; TILE]);
+
+/// How a kernel works on a line: element `slot` of its sums is that of query `order[slot]`, whose
+/// weights are that byte of a line, and `bias` is added to every weight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TileLayout {
+    pub(super) order: [u8; TILE],
+    pub(super) bias: u8,
+}
+
+impl TileLayout {
+    /// Numbers of queries in the order of slots.
+    pub(super) fn to_slots<T: Copy>(&self, of_queries: &[T; TILE]) -> [T; TILE] {
+        self.order.map(|query| of_queries[usize::from(query)])
+    }
+}
+
+/// Weights of up to [`TILE`] queries, one line a latent, and a last line of zeros to which
+/// nonzeros that stand for nothing point.
+#[derive(Debug, Clone)]
+pub struct Tile {
+    lines: Vec<Line>,
+    layout: TileLayout,
+    offsets: [i32; TILE],
+}
+
+impl Tile {
+    /// A tile of zeros for `dim` latents.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn zeros(dim: usize, layout: TileLayout) -> Result<Self> {
+        let mut lines = Vec::new();
+        lines
+            .try_reserve_exact(dim + 1)
+            .map_err(|_| Error::OutOfMemory {
+                what: "integer weights of queries",
+                bytes: (dim + 1).saturating_mul(TILE),
+            })?;
+        lines.resize(dim + 1, Line([layout.bias; TILE]));
+        Ok(Self {
+            lines,
+            layout,
+            offsets: [0; TILE],
+        })
+    }
+
+    /// Writes the weights of a latent, one a query, each at most [`MOST`] in magnitude.
+    ///
+    /// # Panics
+    /// Where the tile has no such latent, or a weight is -128.
+    pub fn set_weights(&mut self, latent: usize, weights: &[i8; TILE]) {
+        assert!(latent + 1 < self.lines.len());
+        assert!(weights.iter().all(|&weight| weight >= -MOST));
+        for (byte, &weight) in self.lines[latent].0.iter_mut().zip(weights) {
+            *byte = (weight as u8).wrapping_add(self.layout.bias);
+        }
+    }
+
+    /// The weights of a latent.
+    pub fn weights(&self, latent: usize) -> [i8; TILE] {
+        let bias = self.layout.bias;
+        self.lines[latent]
+            .0
+            .map(|byte| byte.wrapping_sub(bias) as i8)
+    }
+
+    /// Sets what is added to the sums of each query.
+    pub fn set_offsets(&mut self, offsets: &[i32; TILE]) {
+        self.offsets = self.layout.to_slots(offsets);
+    }
+
+    /// True where `rows` have the tile's dim, and both were made for a kernel of this layout.
+    pub(super) fn fits(&self, rows: &IntegerRows, layout: TileLayout) -> bool {
+        self.lines.len() == rows.dim as usize + 1
+            && self.layout == layout
+            && rows.bias == i32::from(layout.bias)
+    }
+
+    pub(super) fn lines(&self) -> *const u8 {
+        self.lines.as_ptr().cast()
+    }
+
+    pub(super) fn line(&self, latent: u32) -> &[u8; TILE] {
+        &self.lines[latent as usize].0
+    }
+
+    pub(super) fn offsets(&self) -> &[i32; TILE] {
+        &self.offsets
+    }
+}
+
+/// Some groups of a row, and by how many bits the sums so far are shifted before them: levels
+/// of later groups may stand for less.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Step {
+    /// How many groups; `usize::MAX` for all that follow.
+    pub groups: usize,
+    /// Bits.
+    pub shift: u32,
+}
+
+/// A block of rows as integers.
+///
+/// Keeps the promises on which kernels rely: `starts` ascend and end at the number of groups,
+/// and every latent is at most `dim`.
+#[derive(Debug, Clone)]
+pub struct IntegerRows {
+    dim: u32,
+    bias: i32,
+    steps: Vec<Step>,
+    latents: Vec<u32>,
+    levels: Vec<i8>,
+    /// In groups; one more than there are rows.
+    starts: Vec<u32>,
+    /// What is added to the sums of a row.
+    offsets: Vec<i32>,
+    scales: Vec<f32>,
+}
+
+impl IntegerRows {
+    /// No rows yet, over `dim` latents. `shifts` are those before each group of four nonzeros,
+    /// 0 where there are more groups.
+    ///
+    /// # Panics
+    /// Where `dim` is not below 2^31, or the first shift is not 0.
+    pub fn new(dim: usize, shifts: &[u32], layout: TileLayout) -> Self {
+        assert!(dim < 1 << 31);
+        let mut steps = vec![Step {
+            groups: 0,
+            shift: 0,
+        }];
+        assert!(shifts.first().is_none_or(|&shift| shift == 0));
+        for &shift in shifts {
+            if shift > 0 {
+                steps.push(Step { groups: 0, shift });
+            }
+            steps.last_mut().expect("has one").groups += 1;
+        }
+        steps.last_mut().expect("has one").groups = usize::MAX;
+        Self {
+            dim: dim as u32,
+            bias: i32::from(layout.bias),
+            steps,
+            latents: Vec::new(),
+            levels: Vec::new(),
+            starts: vec![0],
+            offsets: Vec::new(),
+            scales: Vec::new(),
+        }
+    }
+
+    /// Takes all rows out.
+    pub fn clear(&mut self) {
+        self.latents.clear();
+        self.levels.clear();
+        self.starts.truncate(1);
+        self.offsets.clear();
+        self.scales.clear();
+    }
+
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        self.scales.len()
+    }
+
+    /// True where there is no row.
+    pub fn is_empty(&self) -> bool {
+        self.scales.is_empty()
+    }
+
+    /// Adds a row of `width` nonzeros, which `write` fills with latents and levels (they are
+    /// zeros before); it returns what is added to the row's sums and its scale.
+    ///
+    /// A latent beyond the dim becomes a nonzero that adds nothing.
+    pub fn push(&mut self, width: usize, write: impl FnOnce(&mut [u32], &mut [i8]) -> (i32, f32)) {
+        let start = self.latents.len();
+        let end = start + width.next_multiple_of(GROUP);
+        self.latents.resize(end, self.dim);
+        self.levels.resize(end, 0);
+        let (latents, levels) = (&mut self.latents[start..], &mut self.levels[start..]);
+        let (offset, scale) = write(&mut latents[..width], &mut levels[..width]);
+        for latent in latents {
+            *latent = (*latent).min(self.dim);
+        }
+        let mut sum = 0i32;
+        let mut rest = &*levels;
+        for step in &self.steps {
+            let (part, behind) = rest.split_at(rest.len().min(step.groups.saturating_mul(GROUP)));
+            sum = (sum << step.shift) + part.iter().map(|&level| i32::from(level)).sum::<i32>();
+            rest = behind;
+        }
+        self.starts.push((end / GROUP) as u32);
+        self.offsets.push(offset - self.bias * sum);
+        self.scales.push(scale);
+    }
+
+    pub(super) fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    pub(super) fn groups(&self, row: usize) -> Range<usize> {
+        self.starts[row] as usize..self.starts[row + 1] as usize
+    }
+
+    pub(super) fn latents(&self) -> &[u32] {
+        &self.latents
+    }
+
+    pub(super) fn levels(&self) -> &[i8] {
+        &self.levels
+    }
+
+    pub(super) fn offset(&self, row: usize) -> i32 {
+        self.offsets[row]
+    }
+
+    /// The scale of a row.
+    pub fn scale(&self, row: usize) -> f32 {
+        self.scales[row]
+    }
+}
+
+/// Rows that passed, each with the query it passed for and the scaled sum.
+#[derive(Debug, Clone)]
+pub struct Passed {
+    rows: Vec<u32>,
+    slots: Vec<u32>,
+    sums: Vec<f32>,
+    len: usize,
+    /// Of the kernel that wrote last.
+    order: [u8; TILE],
+}
+
+impl Passed {
+    /// How many may wait before they must be taken.
+    const ROOM: usize = 4096;
+
+    /// None yet.
+    pub fn new() -> Self {
+        // a row adds at most TILE, and whole vectors of 16 are written past the last of them
+        let room = Self::ROOM + 2 * TILE;
+        Self {
+            rows: vec![0; room],
+            slots: vec![0; room],
+            sums: vec![0.0; room],
+            len: 0,
+            order: PLAIN.order,
+        }
+    }
+
+    /// Takes all out: (row of the block, query of the tile, scaled sum).
+    pub fn drain(&mut self) -> impl Iterator<Item = (usize, usize, f32)> + '_ {
+        let len = std::mem::take(&mut self.len);
+        let order = &self.order;
+        self.rows[..len]
+            .iter()
+            .zip(&self.slots[..len])
+            .zip(&self.sums[..len])
+            .map(|((&row, &slot), &sum)| (row as usize, usize::from(order[slot as usize]), sum))
+    }
+
+    pub(super) fn set_order(&mut self, layout: TileLayout) {
+        assert_eq!(self.len, 0);
+        self.order = layout.order;
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.len >= Self::ROOM
+    }
+
+    pub(super) fn push(&mut self, row: usize, slot: usize, sum: f32) {
+        self.rows[self.len] = row as u32;
+        self.slots[self.len] = slot as u32;
+        self.sums[self.len] = sum;
+        self.len += 1;
+    }
+
+    /// Room for 16 more, as pointers to rows, slots and sums.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+    pub(super) fn next16(&mut self) -> (&mut [u32; 16], &mut [u32; 16], &mut [f32; 16]) {
+        let next = self.len..self.len + 16;
+        let whole = "a row adds at most TILE to less than ROOM";
+        (
+            (&mut self.rows[next.clone()]).try_into().expect(whole),
+            (&mut self.slots[next.clone()]).try_into().expect(whole),
+            (&mut self.sums[next]).try_into().expect(whole),
+        )
+    }
+
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+    pub(super) fn advance(&mut self, written: usize) {
+        self.len += written;
+    }
+}
+
+impl Default for Passed {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The layout of the plain kernel: nothing is moved.
+pub const PLAIN: TileLayout = {
+    let mut order = [0; TILE];
+    let mut slot = 0;
+    while slot < TILE {
+        order[slot] = slot as u8;
+        slot += 1;
+    }
+    TileLayout { order, bias: 0 }
+};
+
+/// [`Kernels::pass_rows`](super::Kernels::pass_rows) in plain Rust.
+pub fn pass_rows(
+    tile: &Tile,
+    rows: &IntegerRows,
+    range: Range<usize>,
+    thresholds: &[f32; TILE],
+    passed: &mut Passed,
+) -> usize {
+    for row in range.clone() {
+        let mut sums = [0i32; TILE];
+        let groups = rows.groups(row);
+        let mut next = groups.start;
+        for step in rows.steps() {
+            sums.iter_mut().for_each(|sum| *sum <<= step.shift);
+            let end = groups.end.min(next.saturating_add(step.groups));
+            let nonzeros = next * GROUP..end * GROUP;
+            let levels = &rows.levels()[nonzeros.clone()];
+            for (&latent, &level) in rows.latents()[nonzeros].iter().zip(levels) {
+                let level = i16::from(level);
+                for (sum, &weight) in sums.iter_mut().zip(tile.line(latent)) {
+                    // at most 127 * 127
+                    *sum += i32::from(i16::from(weight as i8) * level);
+                }
+            }
+            next = end;
+        }
+        let offset = rows.offset(row);
+        for (sum, of_query) in sums.iter_mut().zip(tile.offsets()) {
+            *sum += of_query + offset;
+        }
+        let scale = rows.scale(row);
+        for (slot, (&sum, &threshold)) in sums.iter().zip(thresholds).enumerate() {
+            let scaled = sum as f32 * scale;
+            if scaled >= threshold {
+                passed.push(row, slot, scaled);
+            }
+        }
+        if passed.is_full() {
+            return row + 1;
+        }
+    }
+    range.end
+}

@@ -1,0 +1,116 @@
+//! The integer pass with AVX-512 VNNI: four nonzeros of a row times 64 queries in four
+//! multiply-adds. Weights are stored with 128 added, because `vpdpbusd` takes one side unsigned.
+
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+use crate::kernels::tile::{IntegerRows, Passed, Tile, TileLayout, GROUP, TILE};
+
+/// True where this CPU has all that [`pass_rows`] uses.
+pub fn is_available() -> bool {
+    super::avx512::is_available() && is_x86_feature_detected!("avx512vnni")
+}
+
+/// Interleaving four lines byte by byte leaves, in 32-bit element `e` of sum `i`, the query of
+/// byte `16 (e / 4) + 4 i + e % 4`; that is slot `16 i + e`.
+pub const LAYOUT: TileLayout = {
+    let mut order = [0; TILE];
+    let mut slot = 0;
+    while slot < TILE {
+        let (sum, element) = (slot / 16, slot % 16);
+        order[slot] = (16 * (element / 4) + 4 * sum + element % 4) as u8;
+        slot += 1;
+    }
+    TileLayout { order, bias: 128 }
+};
+
+/// [`Kernels::pass_rows`](crate::kernels::Kernels::pass_rows).
+///
+/// # Safety
+/// The CPU has AVX-512 F, VL, BW, DQ and VNNI; `range` lies in `rows`; `rows` and `tile` were
+/// made for one dim and with [`LAYOUT`].
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512vnni")]
+pub unsafe fn pass_rows(
+    tile: &Tile,
+    rows: &IntegerRows,
+    range: Range<usize>,
+    thresholds: &[f32; TILE],
+    passed: &mut Passed,
+) -> usize {
+    let lines = tile.lines();
+    let (latents, levels) = (rows.latents().as_ptr(), rows.levels().as_ptr());
+    // SAFETY: both arrays have 64 numbers of 4 bytes; loadu needs no alignment.
+    let (of_queries, thresholds): ([__m512i; 4], [__m512; 4]) = unsafe {
+        (
+            std::array::from_fn(|i| _mm512_loadu_si512(tile.offsets().as_ptr().add(16 * i).cast())),
+            std::array::from_fn(|i| _mm512_loadu_ps(thresholds.as_ptr().add(16 * i))),
+        )
+    };
+    for row in range.clone() {
+        let mut sums = [_mm512_setzero_si512(); 4];
+        let groups = rows.groups(row);
+        let mut next = groups.start;
+        for step in rows.steps() {
+            let shift = _mm_cvtsi32_si128(step.shift as i32);
+            sums = sums.map(|sum| _mm512_sll_epi32(sum, shift));
+            let end = groups.end.min(next.saturating_add(step.groups));
+            for group in next..end {
+                // SAFETY: IntegerRows keeps groups within its latents and levels, which have whole
+                // groups, and latents at most at dim; the tile has dim + 1 lines of 64 bytes.
+                unsafe {
+                    let latents = latents.add(group * GROUP);
+                    let line = |i: usize| {
+                        _mm512_load_si512(lines.add(*latents.add(i) as usize * TILE).cast())
+                    };
+                    let level = levels.add(group * GROUP).cast::<i32>().read_unaligned();
+                    let level = _mm512_set1_epi32(level);
+                    let (a, b, c, d) = (line(0), line(1), line(2), line(3));
+                    let (ab, cd) = (_mm512_unpacklo_epi8(a, b), _mm512_unpacklo_epi8(c, d));
+                    sums[0] = _mm512_dpbusd_epi32(sums[0], _mm512_unpacklo_epi16(ab, cd), level);
+                    sums[1] = _mm512_dpbusd_epi32(sums[1], _mm512_unpackhi_epi16(ab, cd), level);
+                    let (ab, cd) = (_mm512_unpackhi_epi8(a, b), _mm512_unpackhi_epi8(c, d));
+                    sums[2] = _mm512_dpbusd_epi32(sums[2], _mm512_unpacklo_epi16(ab, cd), level);
+                    sums[3] = _mm512_dpbusd_epi32(sums[3], _mm512_unpackhi_epi16(ab, cd), level);
+                }
+            }
+            next = end;
+        }
+        let offset = _mm512_set1_epi32(rows.offset(row));
+        for (sum, of_query) in sums.iter_mut().zip(of_queries) {
+            *sum = _mm512_add_epi32(*sum, _mm512_add_epi32(of_query, offset));
+        }
+        let scale = _mm512_set1_ps(rows.scale(row));
+        let scaled = sums.map(|sum| _mm512_mul_ps(_mm512_cvtepi32_ps(sum), scale));
+        let masks: [__mmask16; 4] =
+            std::array::from_fn(|i| _mm512_cmp_ps_mask::<_CMP_GE_OQ>(scaled[i], thresholds[i]));
+        if masks != [0; 4] {
+            for (i, (mask, scaled)) in masks.into_iter().zip(scaled).enumerate() {
+                if mask != 0 {
+                    keep(row, i, mask, scaled, passed);
+                }
+            }
+            if passed.is_full() {
+                return row + 1;
+            }
+        }
+    }
+    range.end
+}
+
+/// Writes the elements of `mask` behind those that passed before.
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512vnni")]
+fn keep(row: usize, i: usize, mask: __mmask16, scaled: __m512, passed: &mut Passed) {
+    let slots = _mm512_add_epi32(
+        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+        _mm512_set1_epi32(16 * i as i32),
+    );
+    let (to_rows, to_slots, to_sums) = passed.next16();
+    // SAFETY: each target has room for 16 numbers of 4 bytes; storeu needs no alignment.
+    unsafe {
+        _mm512_storeu_si512(to_rows.as_mut_ptr().cast(), _mm512_set1_epi32(row as i32));
+        let slots = _mm512_maskz_compress_epi32(mask, slots);
+        _mm512_storeu_si512(to_slots.as_mut_ptr().cast(), slots);
+        _mm512_storeu_ps(to_sums.as_mut_ptr(), _mm512_maskz_compress_ps(mask, scaled));
+    }
+    passed.advance(mask.count_ones() as usize);
+}

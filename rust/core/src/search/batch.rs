@@ -1,0 +1,388 @@
+//! Exact search for many queries at once: an integer pass over all rows finds the few that may
+//! be among the best, and only those are scored in double precision.
+//!
+//! The pass is cheaper a query than a scan because a row's nonzeros are read once for 64
+//! queries, whose 8-bit weights of a latent are one cache line. What it says of a row has a
+//! proven error bound (see [`super::integer`]), so the result is that of [`super::scan`], bit
+//! for bit.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::candidates::{Candidate, Candidates, SharedThreshold};
+use super::integer::{RowCoder, RowError};
+use super::tiles::QueryTiles;
+use super::{Hit, ScanRows, Selection, TopK, WeightSource};
+use crate::control::Control;
+use crate::kernels::{IntegerRows, Passed, Tile, WeightTable, TILE};
+use crate::Result;
+
+/// Rows that are made integers at a time, for all tiles to pass over: at 32 nonzeros 160 KB.
+const ROWS_A_BLOCK: usize = 1024;
+/// Rows between looks at thresholds that others have raised.
+const ROWS_A_LOOK: usize = 256;
+/// Queries in flight; with eight tiles making rows integers is a few percent.
+const QUERIES_A_WAVE: usize = 8 * TILE;
+/// Tasks a thread; more of them even out, but each starts with a threshold to find.
+const TASKS_A_THREAD: usize = 2;
+/// Fewer rows than these are not worth a task.
+const LEAST_ROWS_A_TASK: usize = 8 * ROWS_A_BLOCK;
+/// The most bytes of weights that a tile may have; with more latents lines are rarely reused.
+const LARGEST_TILE: usize = 16 << 20;
+/// Fewer queries leave too much of a tile empty.
+const LEAST_QUERIES: usize = 3;
+/// Fewer rows are scanned before a tile is made.
+const LEAST_ROWS: usize = 512;
+/// What share of rows must be allowed, and may be wanted, for the pass to pay.
+const SHARE: usize = 8;
+
+/// True where the pass pays: enough queries and rows, few enough latents, and a k that leaves
+/// most rows behind.
+pub fn is_worth_it(
+    data: &ScanRows<'_>,
+    n_queries: usize,
+    k: usize,
+    selection: Selection<'_>,
+) -> bool {
+    let n = data.rows.len();
+    n_queries >= LEAST_QUERIES
+        && n >= LEAST_ROWS
+        && k <= n / SHARE
+        && selection.count(n) >= n / SHARE
+        && (data.rows.dim() + 1).saturating_mul(TILE) <= LARGEST_TILE
+}
+
+/// As [`super::scan`].
+///
+/// # Errors
+/// As [`super::scan`].
+pub fn search(
+    data: &ScanRows<'_>,
+    source: &WeightSource<'_>,
+    k: usize,
+    selection: Selection<'_>,
+    control: &Control,
+) -> Result<Vec<Vec<Hit>>> {
+    let Some(coder) = RowCoder::new(*data) else {
+        return super::scan(data, source, k, selection, control);
+    };
+    let n_queries = source.queries.len();
+    selection.check(data.rows.len(), n_queries)?;
+    let k = k.min(selection.count(data.rows.len()));
+    let mut found = Vec::with_capacity(n_queries);
+    for first in (0..n_queries).step_by(QUERIES_A_WAVE) {
+        let queries = first..n_queries.min(first + QUERIES_A_WAVE);
+        let n = queries.len() as u64;
+        let wave = Wave::new(data, source, &coder, queries, k, selection)?;
+        found.extend(wave.run(control)?);
+        control.advance(n);
+    }
+    Ok(found)
+}
+
+/// Queries in flight.
+struct Wave<'a> {
+    data: &'a ScanRows<'a>,
+    source: &'a WeightSource<'a>,
+    coder: &'a RowCoder<'a>,
+    selection: Selection<'a>,
+    k: usize,
+    queries: Range<usize>,
+    /// `None` in sparse mode.
+    embeddings: Option<Vec<f64>>,
+    tiled: QueryTiles,
+    thresholds: Vec<SharedThreshold>,
+}
+
+impl<'a> Wave<'a> {
+    fn new(
+        data: &'a ScanRows<'a>,
+        source: &'a WeightSource<'a>,
+        coder: &'a RowCoder<'a>,
+        queries: Range<usize>,
+        k: usize,
+        selection: Selection<'a>,
+    ) -> Result<Self> {
+        let embeddings = source.embeddings(queries.clone())?;
+        let layout = source.kernels.tile_layout();
+        let tiled = match &embeddings {
+            Some(embeddings) => QueryTiles::from_embeddings(embeddings, source, coder, layout)?,
+            None => {
+                let mut table = WeightTable::zeros(&data.rows)?;
+                QueryTiles::from_codes(queries.clone(), source, coder, &mut table, layout)?
+            }
+        };
+        Ok(Self {
+            data,
+            source,
+            coder,
+            selection,
+            k,
+            thresholds: queries.clone().map(|_| SharedThreshold::new()).collect(),
+            queries,
+            embeddings,
+            tiled,
+        })
+    }
+
+    fn run(&self, control: &Control) -> Result<Vec<Vec<Hit>>> {
+        let passes = self
+            .ranges()
+            .into_par_iter()
+            .map(|range| self.pass(range, control))
+            .collect::<Result<Vec<_>>>()?;
+        let mut candidates = vec![Candidates::new(self.k); self.queries.len()];
+        for pass in passes {
+            for (all, some) in candidates.iter_mut().zip(pass) {
+                all.merge(some);
+            }
+        }
+        candidates
+            .into_par_iter()
+            .enumerate()
+            .map_init(
+                || None,
+                |table: &mut Option<WeightTable>, (query, candidates)| {
+                    if table.is_none() {
+                        *table = Some(WeightTable::zeros(&self.data.rows)?);
+                    }
+                    let table = table.as_mut().expect("made above");
+                    self.score(query, candidates, table, control)
+                },
+            )
+            .collect()
+    }
+
+    fn ranges(&self) -> Vec<Range<usize>> {
+        let n = self.data.rows.len();
+        let threads = rayon::current_num_threads();
+        let tasks = if threads == 1 {
+            1
+        } else {
+            TASKS_A_THREAD * threads
+        };
+        let size = n
+            .div_ceil(tasks)
+            .max(LEAST_ROWS_A_TASK)
+            .next_multiple_of(ROWS_A_BLOCK);
+        (0..n)
+            .step_by(size)
+            .map(|start| start..n.min(start + size))
+            .collect()
+    }
+
+    /// Candidates of every query among a range of rows.
+    fn pass(&self, range: Range<usize>, control: &Control) -> Result<Vec<Candidates>> {
+        let mut candidates = vec![Candidates::new(self.k); self.queries.len()];
+        let mut rows = self.coder.rows(self.source.kernels.tile_layout());
+        let mut errors = Vec::new();
+        let mut passed = Passed::new();
+        for start in range.clone().step_by(ROWS_A_BLOCK) {
+            let block = start..range.end.min(start + ROWS_A_BLOCK);
+            if !self.selection.block_has_any(block.clone()) {
+                continue;
+            }
+            self.coder.fill(block, &mut rows, &mut errors);
+            for (number, tile) in self.tiled.tiles.iter().enumerate() {
+                control.check()?;
+                let of_tile = number * TILE..candidates.len().min((number + 1) * TILE);
+                let mut part = TilePass {
+                    wave: self,
+                    first: of_tile.start,
+                    candidates: &mut candidates[of_tile],
+                    errors: &errors,
+                    start,
+                };
+                part.run(tile, &rows, &mut passed);
+            }
+        }
+        Ok(candidates)
+    }
+
+    /// The best of a query's candidates, by their scores. `table` holds zeros, before and after.
+    fn score(
+        &self,
+        query: usize,
+        candidates: Candidates,
+        table: &mut WeightTable,
+        control: &Control,
+    ) -> Result<Vec<Hit>> {
+        let candidates = candidates
+            .into_rows()
+            .filter(|_| self.tiled.errors[query].is_some())
+            .map(|rows| self.narrow(query, rows, table, control))
+            .transpose()?;
+        match &self.embeddings {
+            Some(embeddings) => {
+                let d = embeddings.len() / self.queries.len();
+                let embedding = &embeddings[query * d..(query + 1) * d];
+                let latents = self.latents(candidates.as_deref());
+                self.source.fill_latents(embedding, &latents, table)?;
+            }
+            None => self.source.fill_code(self.queries.start + query, table),
+        }
+        let found = match candidates {
+            Some(some) => self.best(query, some.into_iter(), table, control),
+            None => self.best(query, 0..self.data.rows.len() as u64, table, control),
+        };
+        table.weights_mut().fill(0.0);
+        found
+    }
+
+    /// Those of a query's candidates that its rough weights leave: nearly the best k alone,
+    /// which have fewer latents for which exact weights must be made.
+    fn narrow(
+        &self,
+        query: usize,
+        candidates: Vec<u64>,
+        table: &mut WeightTable,
+        control: &Control,
+    ) -> Result<Vec<u64>> {
+        let (Some((rough, off)), Some(l1)) = (self.tiled.rough(query), self.coder.largest_l1())
+        else {
+            return Ok(candidates);
+        };
+        if candidates.len() <= self.k {
+            return Ok(candidates);
+        }
+        for (to, &from) in table.weights_mut().iter_mut().zip(rough) {
+            *to = f64::from(from);
+        }
+        let mut scored = Vec::with_capacity(candidates.len());
+        self.scores(candidates.into_iter(), table, control, |row, score| {
+            // roundings of the double-precision sums are far below 2^-40 of l1 |u|
+            let error = off * (1.0 + f64::powi(2.0, -20)) * l1 * self.data.scales.get(row as usize);
+            scored.push((score - error, score + error, row));
+        })?;
+        let (_, kth, _) = scored.select_nth_unstable_by(self.k - 1, |a, b| b.0.total_cmp(&a.0));
+        let threshold = kth.0;
+        scored.retain(|(_, upper, _)| *upper >= threshold);
+        let mut rows: Vec<u64> = scored.into_iter().map(|(.., row)| row).collect();
+        rows.sort_unstable();
+        Ok(rows)
+    }
+
+    /// Latents that some rows have, or, for `None`, all, ascending.
+    fn latents(&self, rows: Option<&[u64]>) -> Vec<u32> {
+        let dim = self.data.rows.dim();
+        let Some(rows) = rows else {
+            return (0..dim as u32).collect();
+        };
+        let mut has = vec![false; dim];
+        for &row in rows {
+            self.data
+                .rows
+                .for_each_latent(row as usize, |latent| has[latent] = true);
+        }
+        (0..dim as u32)
+            .filter(|&latent| has[latent as usize])
+            .collect()
+    }
+
+    /// Calls `each` with some rows and their scores by a table.
+    fn scores(
+        &self,
+        rows: impl Iterator<Item = u64>,
+        table: &WeightTable,
+        control: &Control,
+        mut each: impl FnMut(u64, f64),
+    ) -> Result<()> {
+        let kernels = self.source.kernels;
+        for (i, position) in rows.enumerate() {
+            if i % 4096 == 0 {
+                control.check()?;
+            }
+            let row = position as usize;
+            let mut score = [0.0];
+            kernels.score_rows(&self.data.rows, row..row + 1, table, &mut score);
+            each(position, score[0] * self.data.scales.get(row));
+        }
+        Ok(())
+    }
+
+    fn best(
+        &self,
+        query: usize,
+        rows: impl Iterator<Item = u64>,
+        table: &WeightTable,
+        control: &Control,
+    ) -> Result<Vec<Hit>> {
+        let mut top = TopK::new(self.k);
+        let query = self.queries.start + query;
+        let admitted = rows.filter(|&row| self.selection.admits(query, row));
+        self.scores(admitted, table, control, |row, score| top.push(score, row))?;
+        Ok(top.into_sorted())
+    }
+}
+
+/// One tile over one block.
+struct TilePass<'a> {
+    wave: &'a Wave<'a>,
+    /// The tile's first query in the wave.
+    first: usize,
+    candidates: &'a mut [Candidates],
+    errors: &'a [RowError],
+    /// Position of the block's first row.
+    start: usize,
+}
+
+impl TilePass<'_> {
+    fn run(&mut self, tile: &Tile, rows: &IntegerRows, passed: &mut Passed) {
+        let mut next = 0;
+        while next < rows.len() {
+            let thresholds = self.thresholds();
+            let look = next..rows.len().min(next + ROWS_A_LOOK);
+            let kernels = self.wave.source.kernels;
+            next = kernels.pass_rows(tile, rows, look, &thresholds, passed);
+            for (row, query, upper) in passed.drain() {
+                self.take(row, query, upper);
+            }
+        }
+        for row in 0..self.errors.len() {
+            if self.errors[row].always {
+                for query in 0..self.candidates.len() {
+                    self.push(row, query, f32::INFINITY, f32::NEG_INFINITY);
+                }
+            }
+        }
+    }
+
+    fn thresholds(&mut self) -> [f32; TILE] {
+        let mut thresholds = [f32::INFINITY; TILE];
+        for (query, candidates) in self.candidates.iter_mut().enumerate() {
+            let query_in_wave = self.first + query;
+            if self.wave.tiled.errors[query_in_wave].is_some() && !candidates.overflowed() {
+                candidates.raise(self.wave.thresholds[query_in_wave].get());
+                thresholds[query] = candidates.threshold();
+            }
+        }
+        thresholds
+    }
+
+    fn take(&mut self, row: usize, query: usize, upper: f32) {
+        let error = self.errors[row];
+        let Some(of_query) = self.wave.tiled.errors[self.first + query] else {
+            return;
+        };
+        if error.always {
+            return; // is pushed as one of which nothing is known
+        }
+        let width = 2.0 * (error.error as f32 + of_query as f32) * error.scale;
+        // roundings in single precision, each within 2^-24 of a number that is at most this
+        let rounding = (upper.abs() + width) * f32::powi(2.0, -21);
+        self.push(row, query, upper, upper - width - rounding);
+    }
+
+    fn push(&mut self, row: usize, query: usize, upper: f32, lower: f32) {
+        let row = (self.start + row) as u64;
+        let query_in_wave = self.first + query;
+        let selection = self.wave.selection;
+        if !selection.is_all() && !selection.admits(self.wave.queries.start + query_in_wave, row) {
+            return;
+        }
+        if self.candidates[query].push(Candidate { row, upper, lower }) {
+            self.wave.thresholds[query_in_wave].raise(self.candidates[query].threshold());
+        }
+    }
+}
