@@ -13,6 +13,10 @@ BIN := $(VENV)/bin
 # The extension is built against this interpreter, by pip and by cargo alike.
 export PYO3_PYTHON := $(abspath $(BIN)/python)
 
+# torch's OpenMP threads spin after each of their loops, in wait for the next one, and where
+# cores are few they take them from this package's own threads. Passive: they sleep instead.
+bench demo: export OMP_WAIT_POLICY = passive
+
 .DEFAULT_GOAL := help
 .PHONY: help dev test lint bench demo docs check-tools
 

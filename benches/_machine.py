@@ -6,14 +6,18 @@ import datetime
 import importlib.metadata
 import os
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 _LIBRARIES = ("sparse_retrieval", "numpy", "torch", "scipy", "faiss-cpu")
 
 
-def describe() -> dict[str, Any]:
-    """Return CPU, cores, load, system, versions and date, as a result file records them."""
+def describe(libraries: Sequence[str] = ()) -> dict[str, Any]:
+    """Return CPU, cores, load, system, versions and date, as a result file records them.
+
+    Versions are those of the usual libraries and of ``libraries``.
+    """
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "cpu": _cpu_name(),
@@ -25,7 +29,9 @@ def describe() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "versions": {
-            name: version for name in _LIBRARIES if (version := _version(name)) is not None
+            name: version
+            for name in dict.fromkeys((*_LIBRARIES, *libraries))
+            if (version := _version(name)) is not None
         },
     }
 

@@ -1,6 +1,6 @@
 """Encoding speed: pursuit against the plain projection by numpy and scikit-learn's OMP.
 
-    python benches/bench_encoding.py x.npy --out encoding.json
+    python benches/bench_encoding.py x.npy
 
 One core unless said otherwise: numpy is held to one thread, and the encoder gets `threads=1`. All
 are measured in one process, interleaved, best of `--repeats`; CPU seconds are beside wall
@@ -24,6 +24,7 @@ import numpy.typing as npt
 from sklearn.decomposition import SparseCoder
 from threadpoolctl import threadpool_limits
 
+import _machine
 import sparse_retrieval as sr
 
 Rows = npt.NDArray[np.float32]
@@ -79,12 +80,16 @@ def main() -> None:
     parser.add_argument("--k", type=int, default=32)
     parser.add_argument("--rows", type=int, default=8192)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument(
+        "--out", type=Path, default=Path(__file__).parent / "results" / "encoding.json"
+    )
     arguments = parser.parse_args()
     k = arguments.k
     x = np.load(arguments.x, mmap_mode="r")
     if arguments.dictionary:
-        dictionary = sr.Dictionary.load(arguments.dictionary)
+        # atoms rounded to half precision are not quite of norm 1, to which the encoder scales them
+        held = sr.Dictionary.load(arguments.dictionary).atoms
+        dictionary = sr.Dictionary(held / np.linalg.norm(held, axis=1, keepdims=True))
     else:
         dictionary = sr.Dictionary.fit(x, arguments.atoms, k, rounds=2, sample=8 * arguments.atoms)
     chosen = np.sort(np.random.default_rng(0).permutation(len(x))[: arguments.rows])
@@ -135,11 +140,12 @@ def main() -> None:
         "d": atoms.shape[1],
         "k": k,
         "rows": n,
+        "repeats": arguments.repeats,
+        "machine": _machine.describe(),
         "shared_with_scikit_learn": float(shared),
         "us_a_row": best,
     }
-    if arguments.out:
-        arguments.out.write_text(json.dumps(record, indent=1) + "\n")
+    arguments.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

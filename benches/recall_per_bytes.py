@@ -15,8 +15,10 @@ delete the file, or name parts with ``--only``, to measure anew.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import multiprocessing
+import os
 import queue
 import sys
 import time
@@ -27,6 +29,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+import _ablations
 import _machine
 import sparse_retrieval as sr
 from sparse_retrieval._files import replacing
@@ -55,6 +58,8 @@ Rows = NDArray[np.float32]
 
 class Study:
     """The split, its truth, and the results so far."""
+
+    depth = DEPTH
 
     def __init__(self, x: Rows, out: Path) -> None:
         x = x / np.linalg.norm(x, axis=1, keepdims=True)
@@ -92,7 +97,7 @@ class Study:
         rows = run()
         self.results["parts"][name] = {
             "seconds": round(time.perf_counter() - begun, 1),
-            "load_average": self.results["machine"]["load_average"],
+            "load_average": round(os.getloadavg()[0], 1),
             "rows": rows,
         }
         with replacing(self.out) as temporary:
@@ -291,23 +296,26 @@ def _answer(rival: Rival, name: str, study: Study, answers: Any) -> None:
 
 
 def rival_rows(study: Study, rival: Rival, name: str) -> list[dict[str, Any]]:
-    """One rival in a process of its own, stopped after SLOW_S seconds."""
-    context = multiprocessing.get_context("fork")
+    """One rival in a process of its own, stopped after SLOW_S seconds.
+
+    The process is a fresh interpreter: one that is forked after this process used OpenMP or
+    rayon waits for ever for threads that it does not have.
+    """
+    context = multiprocessing.get_context("spawn")
     answers = context.Queue()
     begun = time.perf_counter()
     process = context.Process(target=_answer, args=(rival, name, study, answers))
     process.start()
     answer: Answer | None = None
-    while process.is_alive() and time.perf_counter() - begun < SLOW_S:
-        try:
+    ended = False
+    while answer is None and not ended and time.perf_counter() - begun < SLOW_S:
+        ended = not process.is_alive()  # before the look: what was put before the end is found
+        with contextlib.suppress(queue.Empty):
             answer = answers.get(timeout=1)
-            break
-        except queue.Empty:
-            continue
     seconds = round(time.perf_counter() - begun, 1)
     process.kill()
     process.join()
-    if answer is None and seconds < SLOW_S:
+    if answer is None and ended:
         raise RuntimeError(f"ended with exit code {process.exitcode} and no answer")
     recall, n_bytes = (None, None) if answer is None else (study.recall(answer[0]), answer[1])
     return [{"setting": name, "bytes": n_bytes, "recall": recall, "seconds": seconds}]
@@ -362,6 +370,8 @@ def main() -> int:
     for name in TURBOVEC:
         parts[name] = lambda name=name: rival_rows(study, turbovec_search, name)
     parts["against-training"] = lambda: against_training(study)
+    for name, ablation in _ablations.PARTS.items():
+        parts[name] = lambda ablation=ablation: ablation(study)
     for name in FAISS:
         parts[name] = lambda name=name: rival_rows(study, faiss_search, name)
     for name, run in parts.items():

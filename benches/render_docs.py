@@ -21,7 +21,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benches" / "results"
-PICTURE = ROOT / "docs" / "images" / "recall_against_bytes.svg"
+IMAGES = ROOT / "docs" / "images"
 _BLOCK = re.compile(r"(<!-- begin: (?P<name>[\w-]+) -->\n).*?(<!-- end: (?P=name) -->)", re.DOTALL)
 
 
@@ -98,12 +98,16 @@ def recall_curve() -> str:
 
 
 def _per_bytes_rows(*prefixes: str) -> list[dict[str, Any]]:
-    """Rows of all parts whose name begins so, seeds put together: median, least and most."""
+    """Rows of all parts whose name begins so, seeds put together: median, least and most.
+
+    Rivals that were stopped for slowness have no recall and are left out: see `_stopped`.
+    """
     by_setting: dict[str, list[dict[str, Any]]] = {}
     for name, part in _load("recall_per_bytes")["parts"].items():
         if name.startswith(prefixes):
             for row in part["rows"]:
-                by_setting.setdefault(row["setting"], []).append(row)
+                if row["recall"] is not None:
+                    by_setting.setdefault(row["setting"], []).append(row)
     joined = []
     for rows in by_setting.values():
         recalls = sorted(row["recall"] for row in rows)
@@ -118,43 +122,94 @@ def _per_bytes_rows(*prefixes: str) -> list[dict[str, Any]]:
     return sorted(joined, key=lambda row: (row["bytes"], -row["recall"]))
 
 
-_RIVALS = ("PQ", "OPQ", "RQ", "RaBitQ", "pca")
+#: Families of rivals: what they are called, and how their parts begin.
+_RIVALS = {
+    "faiss OPQ": ("OPQ",),
+    "faiss PQ": ("PQ",),
+    "faiss RQ, LSQ": ("RQ", "LSQ", "PRQ", "PLSQ"),
+    "faiss RaBitQ": ("RaBitQ", "RR"),
+    "turbovec": ("turbovec",),
+    "PCA, 8 bits": ("pca",),
+}
+
+
+def _stopped() -> list[str]:
+    """Settings of rivals that were stopped before they had an answer: when, beside what else."""
+    return [
+        f"{row['setting']} (stopped after {row['seconds']:.0f} s at load {part['load_average']:g})"
+        for part in _load("recall_per_bytes")["parts"].values()
+        for row in part["rows"]
+        if row["recall"] is None
+    ]
 
 
 def _per_bytes_table(rows: list[dict[str, Any]]) -> str:
     lines = ["| stored | bytes an item | recall@100 | least - most |", "|---|---:|---:|---|"]
     lines += [
-        f"| {row['setting']} | {row['bytes']:g} | {row['recall']:.3f} | {row['range']} |"
+        f"| {row['setting']} | {row['bytes']:g} | {row['recall']:.4f} | {row['range']} |"
         for row in rows
     ]
     return "\n".join(lines)
+
+
+def _per_bytes_note() -> str:
+    results = _load("recall_per_bytes")
+    machine, data = results["machine"], results["data"]
+    loads = [part["load_average"] for part in results["parts"].values()]
+    return (
+        f"{data['items']:,} items, {data['queries']:,} held-out queries ({data['name']}, "
+        f"{data['columns']} dimensions); ours: median of {len(results['seeds'])} seeds, "
+        f"{results['rounds']} rounds of learning, dense queries, exact search. The dictionary "
+        "comes on top, once: 2 bytes a number. "
+        f"{machine['cpu']}, {machine['cores']} cores, load {min(loads):g} to {max(loads):g}, "
+        f"{machine['date']}. Remade by `{results['command']}` and `make docs`."
+    )
 
 
 def _is_plain(row: dict[str, Any]) -> bool:
     return "ablation" not in row and "k_row" not in row
 
 
+def _our_rows() -> list[dict[str, Any]]:
+    return [row for row in _per_bytes_rows("ours") if _is_plain(row)]
+
+
+def per_bytes_short() -> str:
+    """Render the best of each family within some budgets of bytes."""
+    families = {"ours": _our_rows()}
+    families |= {name: _per_bytes_rows(*begin) for name, begin in _RIVALS.items()}
+    families = {name: rows for name, rows in families.items() if rows}
+    lines = [
+        "| bytes an item, at most | " + " | ".join(families) + " |",
+        "|---:|" + "---:|" * len(families),
+    ]
+    for budget in (34, 50, 66, 100, 130):
+        cells = []
+        for name, rows in families.items():
+            within = [row for row in rows if row["bytes"] <= budget]
+            best = max(within, key=lambda row: row["recall"], default=None)
+            mark = "**" if name == "ours" else ""
+            cells.append("" if best is None else f"{mark}{best['recall']:.3f}{mark}")
+        lines.append(f"| {budget} | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", _per_bytes_note()])
+
+
 def per_bytes() -> str:
     """Render ours and the rivals, up to 256 bytes, by bytes."""
-    results = _load("recall_per_bytes")
-    ours = [row for row in _per_bytes_rows("ours") if _is_plain(row)]
+    ours = _our_rows()
     for row in ours:
         row["setting"] = f"**ours**, {row['setting']}"
-    rivals = _per_bytes_rows(*_RIVALS)
-    for row in rivals:
-        name = row["setting"]
-        row["setting"] = f"faiss {name}" if name[0].isupper() else f"PCA, 8 bits, {name}"
+    rivals = []
+    for name, begin in _RIVALS.items():
+        for row in _per_bytes_rows(*begin):
+            library = name.split()[0].strip(",")
+            row["setting"] = f"{library} {row['setting'].removeprefix(library + ' ')}"
+            rivals.append(row)
     rows = sorted(ours + rivals, key=lambda row: (row["bytes"], -row["recall"]))
-    machine, data = results["machine"], results["data"]
-    seeds = max((row["seeds"] for row in ours), default=0)
-    note = (
-        f"{data['items']:,} items, {data['queries']:,} held-out queries ({data['name']}); ours: "
-        f"median of {seeds} seeds, {results['rounds']} rounds of learning, dense queries, exact "
-        "search. The dictionary comes on top, once: 2 bytes a number. "
-        f"{machine['cpu']}, {machine['cores']} cores, {machine['date']}. Remade by "
-        f"`{results['command']}` and `make docs`."
-    )
-    return "\n\n".join([_per_bytes_table([r for r in rows if r["bytes"] <= 256]), note])
+    stopped = _stopped()
+    without = f" Without an answer: {', '.join(stopped)}." if stopped else ""
+    table = _per_bytes_table([row for row in rows if row["bytes"] <= 256])
+    return "\n\n".join([table, _per_bytes_note() + without])
 
 
 def per_bytes_parts() -> str:
@@ -162,23 +217,130 @@ def per_bytes_parts() -> str:
     return _per_bytes_table([row for row in _per_bytes_rows("ours") if not _is_plain(row)])
 
 
-def per_bytes_learning() -> str:
-    """Render unseen items, and learning in closed form against training."""
-    lines = ["| learnt | recall@100 | cosine | seconds of learning |", "|---|---:|---:|---:|"]
-    for row in _per_bytes_rows("unseen", "against"):
-        cosine = f"{row['cosine']:.4f}" if "cosine" in row else ""
-        seconds = f"{row['learning_s']:g}" if "learning_s" in row else ""
-        lines.append(f"| {row['setting']} | {row['recall']:.3f} | {cosine} | {seconds} |")
+def per_bytes_ablations() -> str:
+    """Render the choices of learning and packing, each changed alone."""
+    lines = [
+        "| 4 bits a value, one seed | bytes an item | recall@100 | seconds of learning |",
+        "|---|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {row['setting']} | {row['bytes']:g} | {row['recall']:.4f} | {row['fit_s']:.0f} |"
+        for row in _per_bytes_rows("ablation-")
+    ]
     return "\n".join(lines)
 
 
+def per_bytes_learning() -> str:
+    """Render unseen items, and learning in closed form against training."""
+    lines = [
+        "| learnt | bytes an item | recall@100 | cosine | seconds of learning |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for row in _per_bytes_rows("unseen", "against"):
+        cosine = f"{row['cosine']:.4f}" if "cosine" in row else ""
+        seconds = f"{row['learning_s']:g}" if "learning_s" in row else ""
+        lines.append(
+            f"| {row['setting']} | {row['bytes']:g} | {row['recall']:.4f} | {cosine} | {seconds} |"
+        )
+    return "\n".join(lines)
+
+
+def encoding() -> str:
+    """Render the speed of encoding."""
+    results = _load("encoding")
+    runs = results["us_a_row"]
+    projection = runs["numpy x @ W.T"]["cpu_us"]
+    lines = ["| one core | us a row, CPU | of numpy's projection |", "|---|---:|---:|"]
+    lines += [
+        f"| {name} | {run['cpu_us']:.1f} | {run['cpu_us'] / projection:.2f} |"
+        for name, run in runs.items()
+        if "threads" not in name
+    ]
+    one, two = (runs[name]["wall_us"] for name in ("pursuit, int8", "pursuit, int8, 2 threads"))
+    machine = results["machine"]
+    note = (
+        f"{results['rows']:,} rows of width {results['d']}, {results['atoms']} atoms, "
+        f"k = {results['k']}; the best of {results['repeats']} interleaved repeats. Two threads: "
+        f"{one / two:.2f} times as fast as one by the clock. Of scikit-learn's choices "
+        f'{results["shared_with_scikit_learn"]:.1%} are those of `method="omp"`. '
+        f"{machine['cpu']}, {machine['cores']} cores, load {machine['load_average']}, "
+        f"{machine['date']}. Remade by `python benches/bench_encoding.py x.npy` and `make docs`."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def _measured_on(results: dict[str, Any]) -> str:
+    machine, data = results["machine"], results["data"]
+    return (
+        f"{data['items']:,} items, {data['queries']:,} held-out queries ({data['name']}, "
+        f"{data['columns']} dimensions). {machine['cpu']}, {machine['cores']} cores, load "
+        f"{machine['load_average']}, {machine['date']}. Remade by `{results['command']}` and "
+        "`make docs`."
+    )
+
+
+def rescore() -> str:
+    """Render codes alone, codes rescored, and HNSW: recall, memory, times."""
+    results = _load("rescore")
+    items, model = results["data"]["items"], results["model"]
+    lines = [
+        f"| searched | vectors | memory, MB | bytes an item | recall@{results['depth']} | ms a "
+        "query, alone | cold | in a batch |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in results["rows"]:
+        setting, disk = row["setting"], row["disk"]
+        place = f"`{disk}`" if disk else ("in memory" if setting.startswith("HNSW") else "not read")
+        cold = f"{row['ms_cold']:.1f}" if "ms_cold" in row else ""
+        lines.append(
+            f"| {setting} | {place} | {row['ram_bytes'] / 1e6:.1f} | "
+            f"{row['ram_bytes'] / items:.0f} | {row['recall']:.4f} | {row['ms_alone']:.2f} | "
+            f"{cold} | {row['ms_batch']:.3f} |"
+        )
+    read = [row["kb_read_cold"] for row in results["rows"] if row["disk"] == ".npy"]
+    note = (
+        f"{model['n_atoms']:,} atoms, k = {model['k']}, {model['value_bits']}-bit values. Memory "
+        "of ours: rows, scales, the dictionary and its copy in single precision; of HNSW: its "
+        f"serialised index (efConstruction {results['hnsw_efconstruction']}, built in "
+        f"{results['hnsw_build_s']:g} s). The vectors on disk take "
+        f"{results['disk_bytes']['.npy'] / 1e6:.1f} MB as `.npy`, of which a cold query reads "
+        f"{min(read) / 1e3:.1f} to {max(read) / 1e3:.1f} MB, and "
+        f"{results['disk_bytes']['.parquet'] / 1e6:.1f} MB as `.parquet` with "
+        f"{results['parquet_group_rows']:,} rows a group. {_measured_on(results)}"
+    )
+    return "\n".join([*lines, "", note])
+
+
+def threads() -> str:
+    """Render latencies of many threads searching while the file is replaced."""
+    results = _load("threads")
+    lines = [
+        "| callers | threads a search | file replaced | searches | wrong | median ms | p99 ms | "
+        "p99 / median |",
+        "|---:|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {row['callers']} | {row['threads'] or 'all'} | {row['replaced']} times | "
+        f"{row['searches']:,} | {row['wrong'] + len(row['errors'])} | {row['ms_median']:.2f} | "
+        f"{row['ms_p99']:.2f} | {row['ms_p99'] / row['ms_median']:.2f} |"
+        for row in results["rows"]
+    ]
+    note = f"{results['seconds']:g} seconds each. {_measured_on(results)}"
+    return "\n".join([*lines, "", note])
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
+    "encoding": encoding,
     "per-bytes": per_bytes,
+    "per-bytes-ablations": per_bytes_ablations,
     "per-bytes-parts": per_bytes_parts,
     "per-bytes-learning": per_bytes_learning,
+    "per-bytes-short": per_bytes_short,
     "recall-modes-short": recall_modes_short,
     "recall-modes-full": recall_modes_full,
     "recall-curve": recall_curve,
+    "rescore": rescore,
+    "threads": threads,
 }
 
 
@@ -210,30 +372,74 @@ def rendered(text: str) -> str:
     return renewed
 
 
-def picture_digest() -> str:
-    """SHA-256 of what the picture shows: it is written into the SVG and compared."""
+def _modes_picture() -> dict[str, Any]:
     results = _load("recall_modes")
-    shown = json.dumps([results["curve"], results["data"], results["depth"]], sort_keys=True)
+    points = [
+        (p["series"], p["setting"], p["bytes_per_item"], p["recall"]) for p in results["curve"]
+    ]
+    order = ("dense", "reconstructed", "sparse")
+    points.sort(key=lambda p: order.index(p[0]) if p[0] in order else len(order))
+    return {
+        "points": points,
+        "title": f"{results['data']['items']:,} package descriptions, CompresSAE, values in 8 bits",
+        "depth": results["depth"],
+    }
+
+
+def _rivals_picture() -> dict[str, Any]:
+    """Ours and the families of rivals; of each, what nothing smaller of its own is as good as."""
+    results = _load("recall_per_bytes")
+    families = {"ours": _our_rows()}
+    families |= {name: _per_bytes_rows(*begin) for name, begin in _RIVALS.items()}
+    points = []
+    for name, rows in families.items():
+        best = 0.0
+        for row in rows:  # by bytes, the better first
+            if row["bytes"] <= 256 and row["recall"] > best:
+                best = row["recall"]
+                points.append((name, row["setting"], row["bytes"], row["recall"]))
+    return {
+        "points": points,
+        "title": f"{results['data']['items']:,} package descriptions, dense queries",
+        "depth": results["depth"],
+    }
+
+
+PICTURES: dict[str, Callable[[], dict[str, Any]]] = {
+    "recall_against_bytes.svg": _modes_picture,
+    "recall_per_bytes.svg": _rivals_picture,
+}
+
+
+def picture_digest(name: str) -> str:
+    """SHA-256 of what a picture shows: it is written into the SVG and compared."""
+    shown = json.dumps(PICTURES[name](), sort_keys=True)
     return hashlib.sha256(shown.encode()).hexdigest()
 
 
-def draw_picture() -> None:
-    """Draw the curve of the result file as SVG."""
+def draw_picture(name: str) -> None:
+    """Draw a picture of the result files as SVG."""
     from sparse_retrieval.cli._curves import Point
     from sparse_retrieval.cli._picture import draw
 
-    results = _load("recall_modes")
-    points = [Point(**point) for point in results["curve"]]
-    order = ("dense", "reconstructed", "sparse")
-    points.sort(key=lambda p: order.index(p.series) if p.series in order else len(order))
-    PICTURE.parent.mkdir(parents=True, exist_ok=True)
+    shown = PICTURES[name]()
+    IMAGES.mkdir(parents=True, exist_ok=True)
     draw(
-        points,
-        PICTURE,
-        title=f"{results['data']['items']:,} package descriptions, CompresSAE, values in 8 bits",
-        depth=results["depth"],
-        description=picture_digest(),
+        [Point(*point) for point in shown["points"]],
+        IMAGES / name,
+        title=shown["title"],
+        depth=shown["depth"],
+        description=picture_digest(name),
     )
+
+
+def _stale_pictures() -> list[str]:
+    return [
+        name
+        for name in PICTURES
+        if not (IMAGES / name).is_file()
+        or picture_digest(name) not in (IMAGES / name).read_text(encoding="utf-8")
+    ]
 
 
 def out_of_step() -> list[str]:
@@ -243,9 +449,7 @@ def out_of_step() -> list[str]:
         for path in documents()
         if (text := path.read_text(encoding="utf-8")) != rendered(text)
     ]
-    if not PICTURE.is_file() or picture_digest() not in PICTURE.read_text(encoding="utf-8"):
-        stale.append(str(PICTURE.relative_to(ROOT)))
-    return stale
+    return stale + [str((IMAGES / name).relative_to(ROOT)) for name in _stale_pictures()]
 
 
 def main() -> int:
@@ -261,8 +465,8 @@ def main() -> int:
     for path in documents():
         text = path.read_text(encoding="utf-8")
         path.write_text(rendered(text), encoding="utf-8")
-    if str(PICTURE.relative_to(ROOT)) in stale:
-        draw_picture()
+    for name in _stale_pictures():
+        draw_picture(name)
     print(f"renewed: {', '.join(stale) or 'nothing, all was in step'}")
     return 0
 

@@ -14,7 +14,15 @@ import numpy as np
 import xxhash
 
 MAGIC = b"\x89SRIX\r\n\x1a"
-DTYPES = {"u8": "<u1", "u32": "<u4", "u64": "<u8", "i64": "<i8", "f16": "<f2", "f32": "<f4"}
+DTYPES = {
+    "u8": "<u1",
+    "u16": "<u2",
+    "u32": "<u4",
+    "u64": "<u8",
+    "i64": "<i8",
+    "f16": "<f2",
+    "f32": "<f4",
+}
 VALUES = {"float32": "<f4", "int16": "<i2", "int8": "<i1"}
 
 
@@ -104,6 +112,53 @@ def ranked_rows(
             pairs.append((latent, sign * level))
         found.append(pairs)
     return found
+
+
+def scales(header: dict[str, Any], sections: dict[str, np.ndarray], mode: str) -> list[float]:
+    """What the sums of rows are multiplied by in a mode."""
+    name = header["modes"][mode]
+    if name is None:
+        return [1.0] * header["rows"]["count"]
+    (entry,) = [section for section in header["sections"] if section["name"] == name]
+    unit = entry.get("unit", 1.0)
+    return [float(scale) * unit for scale in sections[name]]
+
+
+def bound(weight: float) -> int:
+    """The smallest bound of postings that is not below the magnitude of a weight."""
+    candidates = np.arange(0x7F81, dtype=np.uint32)
+    values = (candidates << 16).view(np.float32).astype(np.float64)
+    return max(1, int(np.searchsorted(values, abs(weight), side="left")))
+
+
+def postings(
+    header: dict[str, Any], sections: dict[str, np.ndarray], block_items: int
+) -> dict[str, np.ndarray]:
+    """The three sections of postings that the rows of a file make."""
+    stored, by_row = rows(header, sections), scales(header, sections, "sparse")
+    lists: dict[tuple[int, bool, int], list[tuple[int, int]]] = {}
+    for row, (pairs, scale) in enumerate(zip(stored, by_row, strict=True)):
+        for latent, value in pairs:
+            if value != 0 and scale != 0:
+                key = (latent, value < 0, row // block_items)
+                # sorts by descending bound, then by position
+                lists.setdefault(key, []).append((-bound(scale * value), row % block_items))
+    latents = sorted({latent for latent, _, _ in lists})
+    starts, chunks = [], []
+    for latent in latents:
+        for is_negative in (False, True):
+            for block in range(-(-len(stored) // block_items)):
+                starts.append(len(chunks))
+                entries = sorted(lists.get((latent, is_negative, block), []))
+                for first in range(0, len(entries), 7):
+                    seven = [position for _, position in entries[first : first + 7]]
+                    seven += [block_items] * (7 - len(seven))
+                    chunks.append([-entries[first][0], *seven])
+    return {
+        "postings_latents": np.array(latents, "<u4"),
+        "postings_starts": np.array([*starts, len(chunks)], "<u4"),
+        "postings": np.array(chunks, "<u2").reshape(-1, 8),
+    }
 
 
 def assemble(

@@ -13,7 +13,10 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import safetensors.numpy
 import scipy.sparse
 
 import sparse_retrieval as sr
@@ -21,6 +24,8 @@ from sparse_retrieval.cli import main
 from sparse_retrieval.evaluate import exact_top_k, recall_at
 
 ROWS, WIDTH, LATENTS, K = 600, 16, 64, 6
+COMMANDS = ["compress", "train", "fit", "encode", "build", "search", "eval"]
+COMMANDS += ["info", "verify", "demo"]
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,71 @@ def test_a_dictionary_file_serves_instead_of_a_model(work: Workspace) -> None:
     assert index.metric == "cosine"
 
 
+def test_fit_encode_and_build_give_what_the_package_gives(work: Workspace) -> None:
+    done = work.run(
+        *("fit", "x.npy", "--out", "fitted.safetensors", "--n-atoms", 48, "--k", 4),
+        *("--rounds", 3, "--held-out", 20, "--seed", 7),
+    )
+    assert "48 atoms of width 16 after 3 rounds" in done.stdout
+    assert "held out 0." in done.stdout
+    want = sr.Dictionary.fit(work.x, 48, 4, rounds=3, held_out=20, seed=7)
+    fitted = sr.Dictionary.load(work.folder / "fitted.safetensors")
+    np.testing.assert_array_equal(fitted.atoms, want.atoms)
+    for options, method, k in (((), "pursuit", 32), (("--method", "omp", "-k", 5), "omp", 5)):
+        work.run(
+            *("encode", "x.npy", "--dictionary", "fitted.safetensors", "--out", "fit.npz"), *options
+        )
+        matrix = scipy.sparse.load_npz(work.folder / "fit.npz")
+        codes = want.encode(work.x, k, method)
+        np.testing.assert_array_equal(matrix.indices, codes.latents)
+        np.testing.assert_array_equal(matrix.data, codes.values)
+    work.run("build", "fit.npz", "--dictionary", "fitted.safetensors", "--out", "fit.sridx")
+    index = sr.SparseIndex.open(work.folder / "fit.sridx")
+    assert index.search(work.x[3], 1).ids.tolist() == [3]
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".parquet", ".safetensors"])
+def test_compress_writes_the_index_of_from_embeddings(work: Workspace, suffix: str) -> None:
+    x = work.folder / f"same{suffix}"
+    if suffix == ".npy":
+        np.save(x, work.x)
+    elif suffix == ".parquet":
+        numbers = pa.FixedSizeListArray.from_arrays(pa.array(work.x.ravel()), WIDTH)
+        pq.write_table(pa.table({"name": [f"n{i}" for i in range(ROWS)], "e": numbers}), x)
+    else:
+        safetensors.numpy.save_file({"x": work.x}, x)
+    np.save(work.folder / "ids.npy", np.arange(ROWS) + 1000)
+    done = work.run(
+        *("compress", x, "--out", "one.sridx", "--bytes", 12, "--n-atoms", 64, "--rounds", 3),
+        *("--ids", "ids.npy", "--seed", 2),
+        *(("--column", "e") if suffix == ".parquet" else ()),
+    )
+    want = sr.SparseIndex.from_embeddings(
+        work.x, bytes_per_item=12, n_atoms=64, rounds=3, ids=np.arange(ROWS) + 1000, seed=2
+    )
+    want.save(work.folder / "want.sridx")
+    written = (work.folder / "one.sridx").read_bytes()
+    assert written == (work.folder / "want.sridx").read_bytes()
+    assert f"{ROWS} items, {want.bytes_per_item:g} bytes an item, reconstruction" in done.stdout
+
+
+def test_compress_takes_a_dictionary_modes_and_metric(work: Workspace) -> None:
+    sr.Dictionary.fit(work.x, 64, 6, rounds=2).save(work.folder / "held.safetensors")
+    work.run(
+        *("compress", "x.npy", "--out", "two.sridx", "--dictionary", "held.safetensors", "-k", 5),
+        *("--metric", "inner_product", "--mode", "dense", "--mode", "sparse", "--value-bits", 8),
+    )
+    index = sr.SparseIndex.open(work.folder / "two.sridx")
+    assert (index.metric, index.value_bits, index.modes) == (
+        "inner_product",
+        8,
+        ("dense", "sparse"),
+    )
+    assert index.dictionary is not None
+    held = sr.Dictionary.load(work.folder / "held.safetensors")
+    np.testing.assert_array_equal(index.dictionary.atoms, held.atoms)
+
+
 @pytest.mark.parametrize("mode", ["dense", "reconstructed", "sparse"])
 def test_search_prints_what_the_index_finds(work: Workspace, mode: str) -> None:
     model = [] if mode == "dense" else ["--model", "model"]
@@ -132,6 +202,25 @@ def test_search_prints_what_the_index_finds(work: Workspace, mode: str) -> None:
         assert record["ids"] == ids.tolist()
         assert record["names"] == [f"item-{item}" for item in ids]
         np.testing.assert_allclose(record["scores"], scores, rtol=0, atol=1e-5)
+
+
+def test_search_filters_by_ids_or_mask_and_rescores_from_a_file(work: Workspace) -> None:
+    index = sr.SparseIndex.open(work.folder / "items.sridx")
+    chosen = np.arange(5, ROWS, 7)
+    np.save(work.folder / "chosen.npy", chosen)
+    np.save(work.folder / "mask.npy", np.isin(np.arange(ROWS), chosen))
+    search = ("search", "items.sridx", "--queries", "q.npy", "-k", 4, "--format", "npz")
+    for file in ("chosen.npy", "mask.npy"):
+        work.run(*search, "--filter", file, "--out", "found.npz")
+        with np.load(work.folder / "found.npz") as found:
+            want = index.search(work.queries, 4, filter=chosen)
+            np.testing.assert_array_equal(found["ids"], want.ids)
+    rescore = ("--rescore", "x.npy", "--oversample", "2.5", "--filter", "mask.npy")
+    work.run(*search, *rescore, "--out", "found.npz")
+    with np.load(work.folder / "found.npz") as found:
+        want = index.search(work.queries, 4, filter=chosen, rescore=work.x, oversample=2.5)
+        np.testing.assert_array_equal(found["ids"], want.ids)
+        np.testing.assert_array_equal(found["scores"], want.scores)
 
 
 def test_search_writes_arrays_and_lines_to_files(work: Workspace) -> None:
@@ -301,9 +390,7 @@ def test_main_returns_the_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"sparse-retrieval {sr.__version__}\n"
 
 
-@pytest.mark.parametrize(
-    "command", ["train", "encode", "build", "search", "eval", "info", "verify", "demo"]
-)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_subcommand_explains_itself_and_the_exit_codes(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -316,5 +403,5 @@ def test_every_subcommand_explains_itself_and_the_exit_codes(
 def test_no_arguments_show_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     shown = capsys.readouterr().out
-    for command in ("train", "encode", "build", "search", "eval", "info", "verify", "demo"):
+    for command in COMMANDS:
         assert command in shown

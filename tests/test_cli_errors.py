@@ -30,11 +30,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     holed[11, 2] = np.nan
     np.save(folder / "nan.npy", holed)
     np.save(folder / "ids.npy", np.arange(39))
+    np.save(folder / "far.npy", np.arange(41))
     (folder / "text.npy").write_text("hello", encoding="utf-8")
+    (folder / "bad.parquet").write_bytes(b"PAR1 and no more")
     (folder / "x.csv").write_text("1,2\n", encoding="utf-8")
     (folder / "names.txt").write_text("only one\n", encoding="utf-8")
     model = sr.CompresSAE(input_dim=8, hidden_dim=32, k=4)
     model.save_pretrained(folder / "model")
+    model.dictionary().save(folder / "atoms.safetensors")
     codes = model.sparse_codes(x)
     scipy.sparse.save_npz(folder / "codes.npz", codes.to_scipy())
     scipy.sparse.save_npz(folder / "csc.npz", codes.to_scipy().tocsc())
@@ -89,6 +92,61 @@ CASES = {
         1,
         "none/c.npz: cannot write, its folder does not exist",
     ),
+    "neither model nor dictionary": (
+        "encode x.npy --out c.npz",
+        2,
+        "neither --model nor --dictionary given",
+    ),
+    "model and dictionary": (
+        "encode x.npy --out c.npz --model model --dictionary d.safetensors",
+        2,
+        "--model and --dictionary both given",
+    ),
+    "method of a model": (
+        "encode x.npy --out c.npz --model model --method omp",
+        2,
+        "go with --dictionary, not with --model",
+    ),
+    "method unknown": (
+        "encode x.npy --out c.npz --dictionary d.safetensors --method fast",
+        2,
+        "Invalid value for '--method'",
+    ),
+    "dictionary of a model": (
+        "encode x.npy --dictionary model/model.safetensors --out c.npz",
+        2,
+        "expected the tensor 'atoms'",
+    ),
+    "fit in no folder": (
+        "fit x.npy --out none/d.safetensors --n-atoms 8",
+        1,
+        "none/d.safetensors: cannot write, its folder does not exist",
+    ),
+    "fit into a folder": ("fit x.npy --out model", 1, "model: cannot write, it is a folder"),
+    "atoms above rows": (
+        "fit x.npy --out d.safetensors --n-atoms 41",
+        2,
+        "n_atoms is 41 but there are 40 rows",
+    ),
+    "NaN in learning": ("fit nan.npy --out d.safetensors --n-atoms 8 -k 2", 2, "row 11"),
+    "column of npy": (
+        "fit x.npy --out d.safetensors --column e",
+        2,
+        "x is no .parquet file",
+    ),
+    "no parquet": ("fit bad.parquet --out d.safetensors", 1, "bad.parquet is not a sound"),
+    "missing parquet": ("compress none.parquet --out i.sridx", 1, "none.parquet: no such file"),
+    "too few rows": ("compress x.npy --out i.sridx", 2, "x has 40 rows; learning"),
+    "k and bytes": (
+        "compress x.npy --out i.sridx --dictionary atoms.safetensors -k 4 --bytes 20",
+        2,
+        "both given",
+    ),
+    "compress in no folder": (
+        "compress x.npy --out none/i.sridx",
+        1,
+        "none/i.sridx: cannot write, its folder does not exist",
+    ),
     "not codes": ("build x.npy --out i.sridx", 1, "x.npy: codes are read from .npz files"),
     "npz without codes": ("build other.npz --out i.sridx", 1, "other.npz: lacks indptr, indices"),
     "broken npz": ("build broken.npz --out i.sridx", 1, "broken.npz: is not a readable .npz"),
@@ -133,6 +191,35 @@ CASES = {
         "search items.sridx -q x.npy --names names.txt",
         2,
         "has no name: --names has 1 lines",
+    ),
+    "filter of floats": (
+        "search items.sridx -q x.npy --filter one.npy",
+        1,
+        "one.npy: holds float32 of shape (8,), expected one axis of bool",
+    ),
+    "missing filter": (
+        "search items.sridx -q x.npy --filter none.npy",
+        1,
+        "none.npy: no such file",
+    ),
+    "unknown id": ("search items.sridx -q x.npy --filter far.npy", 2, "holds the id 40, which no"),
+    "missing vectors": ("search items.sridx -q x.npy --rescore none.npy", 1, "none.npy"),
+    "kind of vectors": ("search items.sridx -q x.npy --rescore x.csv", 2, "neither .npy nor"),
+    "width of vectors": (
+        "search items.sridx -q x.npy --rescore narrow.npy",
+        2,
+        "rescore has 5 columns, queries have 8",
+    ),
+    "NaN in vectors": ("search items.sridx -q x.npy -k 40 --rescore nan.npy", 2, "rescore row 11"),
+    "oversample": (
+        "search items.sridx -q x.npy --rescore x.npy --oversample 0.5",
+        2,
+        "Invalid value for '--oversample'",
+    ),
+    "rescoring codes": (
+        "search items.sridx -q codes.npz --rescore x.npy",
+        2,
+        "needs embeddings as queries",
     ),
     "items of eval": ("eval items.sridx --x model/none.npy -q x.npy", 1, "no such file"),
     "depth of eval": ("eval items.sridx --x x.npy -q x.npy", 2, "--k is 100"),

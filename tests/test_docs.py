@@ -47,6 +47,16 @@ def test_the_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monk
     sr.SparseIndex.open(tmp_path / "items.sridx").verify()
 
 
+def test_the_examples_of_the_guide_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    examples = re.findall(r"```python\n(.*?)```", read("docs/guide.md"), re.DOTALL)
+    assert len(examples) >= 2
+    names: dict[str, object] = {}
+    for example in examples:
+        exec(example, names)
+    assert names["ids"][:, 0].tolist() == [10_000, 10_001, 10_002], "each query is an item"
+
+
 def test_every_figure_is_the_one_of_its_result_file(render_docs: ModuleType) -> None:
     assert render_docs.out_of_step() == [], "run `make docs`"
 
@@ -105,7 +115,7 @@ def test_every_subcommand_is_documented() -> None:
 
     text = read("docs/cli.md")
     names = [command.name for command in app.registered_commands]
-    assert len(names) == 8
+    assert len(names) == 10
     for name in names:
         assert re.search(rf"^\| `{name}\b", text, re.MULTILINE), name
 

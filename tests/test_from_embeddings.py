@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import sparse_retrieval as sr
@@ -52,15 +54,65 @@ def test_every_float_dtype_is_taken(dtype):
     assert len(sr.SparseIndex.from_embeddings(x.tolist(), k=4, rounds=2)) == 300
 
 
-def test_a_memmap_gives_the_same_index_as_the_array(tmp_path):
+def test_files_give_the_same_index_as_the_array(tmp_path):
     x = mixture(400, 16).astype(np.float32)
     np.save(tmp_path / "x.npy", x)
-    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    numbers = pa.FixedSizeListArray.from_arrays(pa.array(x.ravel()), 16)
+    columns = {"first": numbers, "second": numbers, "n": pa.array(np.arange(400))}
+    pq.write_table(pa.table(columns), tmp_path / "x.parquet", row_group_size=90)
+    sources = [
+        (x, {}),
+        (np.load(tmp_path / "x.npy", mmap_mode="r"), {}),
+        (tmp_path / "x.npy", {}),
+        (str(tmp_path / "x.npy"), {}),
+        (tmp_path / "x.parquet", {"column": "second"}),
+    ]
     files = []
-    for rows in (x, mapped):
-        sr.SparseIndex.from_embeddings(rows, k=4, rounds=2).save(tmp_path / "i.sridx")
+    for rows, options in sources:
+        index = sr.SparseIndex.from_embeddings(rows, k=4, rounds=2, **options)
+        index.save(tmp_path / "i.sridx")
         files.append((tmp_path / "i.sridx").read_bytes())
-    assert files[0] == files[1]
+    assert all(file == files[0] for file in files)
+
+
+MEASURE = """
+import sys, numpy as np, sparse_retrieval as sr
+rng = np.random.default_rng(0)
+dictionary = sr.Dictionary.fit(rng.standard_normal((400, 256)), n_atoms=32, k=2, rounds=1)
+def peak():
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(l.split()[1]) for l in lines if l.startswith("VmHWM")) / 1024
+def go(n):
+    sr.SparseIndex.from_embeddings(sys.argv[1] % n, k=2, dictionary=dictionary)
+    sr.SparseIndex.from_embeddings(sys.argv[1] % n, k=2, n_atoms=32, rounds=1)
+go("small")
+before = peak()
+go("large")
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
+def test_memory_holds_batches_of_a_file_not_the_file(tmp_path, run_python):
+    rng = np.random.default_rng(0)
+    for name, n in (("small", 10_000), ("large", 100_000)):
+        x = rng.standard_normal((n, 256), dtype=np.float32)
+        numbers = pa.FixedSizeListArray.from_arrays(pa.array(x.ravel()), 256)
+        pq.write_table(pa.table({"x": numbers}), tmp_path / f"{name}.parquet", row_group_size=8192)
+    done = run_python(MEASURE, str(tmp_path / "%s.parquet"))
+    assert done.returncode == 0, done.stderr
+    # 90,000 more rows of 1 KB are 92 MB; their codes, and the index, take 16 + 7 bytes a row
+    assert float(done.stdout) < 30
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    np.save(tmp_path / "x.npy", mixture(200, 4))
+    with pytest.raises(FileNotFoundError, match=r"none\.npy"):
+        sr.SparseIndex.from_embeddings(tmp_path / "none.npy")
+    with pytest.raises(ValueError, match=r"x\.csv is neither"):
+        sr.SparseIndex.from_embeddings(tmp_path / "x.csv")
+    with pytest.raises(ValueError, match=r"but x is no \.parquet file"):
+        sr.SparseIndex.from_embeddings(tmp_path / "x.npy", column="e")
 
 
 @pytest.mark.parametrize("bits", [3, 4, 8, 32, 3.5])

@@ -163,6 +163,7 @@ def test_stats_list_every_section_in_bytes_and_bytes_an_item(tmp_path):
         "scales_embedding": 4.0,
         "dictionary": None,
         "ids": 8.0,
+        "id_order": 4.0,
         "metadata": None,
     }
     assert index.metadata == {"model": "minilm", "k": [2]}

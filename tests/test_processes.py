@@ -225,3 +225,77 @@ def test_a_kill_during_save_leaves_the_old_file_or_the_new_one(tmp_path):
         found.verify()
         sizes.add(len(found))
     assert sizes <= {100, 20_000}
+
+
+def test_eight_threads_search_a_mapped_index_while_another_process_replaces_its_file(tmp_path):
+    # each thread searches one index opened before, and opens the path anew every time: it may
+    # find the old file or the new one, and whole answers of that one
+    path = tmp_path / "items.sridx"
+    rng = np.random.default_rng(0)
+    dictionary = sr.Dictionary(np.eye(64))
+    codes = sr.SparseCodes(
+        (np.arange(16) + rng.integers(0, 64, (6000, 1))) % 64,
+        rng.standard_normal((6000, 16)),
+        dim=64,
+    )
+    queries = rng.standard_normal((40, 64))
+    kinds = [
+        sr.SparseIndex.from_codes(codes, dictionary=dictionary, value_bits=4, metric="cosine"),
+        sr.SparseIndex.from_codes(codes[:4500], dictionary=dictionary, ids=np.arange(4500) + 9),
+    ]
+    for number, kind in enumerate(kinds):
+        kind.save(tmp_path / f"{number}.sridx")
+    kinds[0].save(path)
+    expected = {len(kind): kind.search(queries, 20) for kind in kinds}
+    script = """
+import sys, sparse_retrieval as sr
+folder = sys.argv[1]
+kinds = [sr.SparseIndex.open(f"{folder}/{number}.sridx", mmap=False) for number in (0, 1)]
+print("ready", flush=True)
+done = 0
+while True:
+    done += 1
+    kinds[done % 2].save(f"{folder}/items.sridx")
+    print(done, flush=True)
+"""
+    wrong: list[object] = []
+    lengths: set[int] = set()
+    index = sr.SparseIndex.open(path)
+    stop = threading.Event()
+
+    def check(found: sr.SearchResult, want: sr.SearchResult, rows: slice) -> None:
+        if found.ids.tobytes() != want.ids[rows].tobytes():
+            wrong.append("ids")
+        if found.scores.tobytes() != want.scores[rows].tobytes():
+            wrong.append("scores")
+
+    def search(first: int) -> None:
+        rows = slice(first, first + 5)
+        try:
+            while not stop.is_set():
+                check(index.search(queries[rows], 20), expected[6000], rows)
+                anew = sr.SparseIndex.open(path)
+                lengths.add(len(anew))
+                check(anew.search(queries[rows], 20, threads=1), expected[len(anew)], rows)
+        except Exception as error:
+            wrong.append(error)
+
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        threads = [threading.Thread(target=search, args=(first,)) for first in range(0, 40, 5)]
+        for thread in threads:
+            thread.start()
+        replaced = [process.stdout.readline() for _ in range(60)]
+        stop.set()
+        for thread in threads:
+            thread.join()
+        process.kill()
+    assert replaced[-1] == "60\n"
+    assert wrong == []
+    assert lengths == {4500, 6000}, "both files were met"
+    index.verify()  # what is open stays what it was

@@ -106,10 +106,19 @@ class Index:
         unit_items: bool,
         reconstruction_cosine: float | None,
         metadata: str | None,
+        postings: int | None,
         threads: int | None,
         progress: Callable[[int], object] | None,
     ) -> Index:
         """Build from canonical codes; ``modes=[]`` stands for the usual ones."""
+    def with_postings(
+        self,
+        block_items: int,
+        *,
+        threads: int | None,
+        progress: Callable[[int], object] | None,
+    ) -> Index:
+        """The same index with postings, so many items a block."""
     @staticmethod
     def open(path: str, *, mmap: bool) -> Index:
         """Open a file, mapped or read whole."""
@@ -164,12 +173,14 @@ class Index:
         k_row: int | None,
         filter: Bitmap | npt.NDArray[np.int64] | list[str] | None,
         exclude: tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64] | list[str]] | None,
+        positions: bool,
         threads: int | None,
         progress: Callable[[int], object] | None,
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64] | list[str | None]]:
         """Scores and ids, shape (nq, at most k), of dense queries (nq, d).
 
-        ``exclude`` is where each query's ids start, shape (nq + 1,), and all ids.
+        ``exclude`` is where each query's ids start, shape (nq + 1,), and all ids. With
+        ``positions`` items are returned by position, whatever their ids.
         """
     def search_codes(
         self,
@@ -183,10 +194,26 @@ class Index:
         k_row: int | None,
         filter: Bitmap | npt.NDArray[np.int64] | list[str] | None,
         exclude: tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64] | list[str]] | None,
+        positions: bool,
         threads: int | None,
         progress: Callable[[int], object] | None,
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64] | list[str | None]]:
         """Scores and ids, shape (nq, at most k), of canonical codes."""
+    def rescore(
+        self,
+        candidates: npt.NDArray[np.int64],
+        queries: npt.NDArray[np.float64],
+        k: int,
+        *,
+        positions: npt.NDArray[np.uint64],
+        vectors: npt.NDArray[np.uint16] | npt.NDArray[np.float32] | npt.NDArray[np.float64],
+        threads: int | None,
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64] | list[str | None]]:
+        """Scores and ids of the best of the candidates (nq, m), by their vectors.
+
+        Those are of the items at the ascending ``positions`` (p,), shape (p, d); uint16 stands
+        for the bits of float16.
+        """
     def bitmap(self, ids: npt.NDArray[np.int64] | list[str], *, what: str) -> Bitmap:
         """The items of these ids; ValueError, which calls them ``what``, for one that is not."""
     def sections(self) -> list[dict[str, Any]]:
@@ -231,6 +258,9 @@ class Index:
     @property
     def bytes_per_item(self) -> float:
         """Bytes of rows and scales an item."""
+    @property
+    def postings_block_items(self) -> int | None:
+        """Items of a block of postings, or None where there are none."""
     @property
     def ids(self) -> npt.NDArray[np.int64] | list[str] | None:
         """The ids, or None where they are the positions; a copy."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,10 @@ _BATCH_ROWS = 8192
 
 #: Bytes read at once from a column of a Parquet file, instead of a whole row group's column.
 _BUFFER_BYTES = 1 << 20
+
+
+class UnsoundFileError(ValueError):
+    """A file is not of the kind that its suffix says, or is damaged."""
 
 
 def open_rows(x: Any, column: str | None = None) -> Any:
@@ -47,8 +52,8 @@ def open_rows(x: Any, column: str | None = None) -> Any:
     OSError
         If the file cannot be read.
     ValueError
-        If it is of neither kind, damaged, or has no such column; or a column is named and x is
-        no Parquet file.
+        If it is of neither kind, damaged (`UnsoundFileError`), or has no such column; or a
+        column is named and x is no Parquet file.
     """
     path = Path(x) if isinstance(x, str | os.PathLike) else None
     suffix = "" if path is None else path.suffix.lower()
@@ -65,7 +70,7 @@ def open_rows(x: Any, column: str | None = None) -> Any:
     try:
         return np.lib.format.open_memmap(path, mode="r")
     except ValueError as error:
-        raise ValueError(f"{path} is not a sound .npy file of numbers: {error}") from None
+        raise UnsoundFileError(f"{path} is not a sound .npy file of numbers: {error}") from None
 
 
 class ParquetRows:
@@ -81,6 +86,8 @@ class ParquetRows:
         The file.
     column : str, optional
         As in `open_rows`.
+    width : int, optional
+        d, where the caller knows it, so that no row needs to be decoded to learn it.
 
     Attributes
     ----------
@@ -94,21 +101,22 @@ class ParquetRows:
         of another length than d: the message has its number in the file.
     """
 
-    def __init__(self, path: Path, column: str | None = None) -> None:
+    def __init__(self, path: Path, column: str | None = None, width: int | None = None) -> None:
         parquet = require("pyarrow.parquet", "reading a .parquet file")
         self._arrow = require("pyarrow", "reading a .parquet file")
         self._path = path
         try:
             self._file = parquet.ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False)
         except self._arrow.ArrowInvalid as error:
-            raise ValueError(f"{path} is not a sound .parquet file: {error}") from None
+            raise UnsoundFileError(f"{path} is not a sound .parquet file: {error}") from None
         self._column = self._chosen(column)
         metadata = self._file.metadata
         counts = [metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)]
         self._first_rows = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
         self._batches: Iterator[Any] = iter(())
-        self._start, self._held = 0, np.empty((0, 0), np.float32)
-        self.shape = (int(metadata.num_rows), self._width())
+        kind = self._numbers_type()
+        self._start, self._held = 0, np.empty((0, 0), kind.value_type.to_pandas_dtype())
+        self.shape = (int(metadata.num_rows), self._width() if width is None else width)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -124,6 +132,44 @@ class ParquetRows:
             out[done:upto] = self._held[rows[done:upto] - self._start]
             done = upto
         return out
+
+    def scattered(self, rows: npt.NDArray[np.int64], threads: int) -> npt.NDArray[Any]:
+        """Rows at ascending positions, row groups read at once by up to ``threads`` threads.
+
+        Each thread has a reader of its own, since one keeps the batch that it decoded last; so
+        this may be called from many threads, too.
+        """
+        if not len(rows):
+            return np.empty((0, self.shape[1]), self._held.dtype)
+        cuts = np.flatnonzero(np.diff(self._group_of(rows))) + 1
+        of_groups = np.split(rows, cuts)
+
+        def read(share: int) -> list[npt.NDArray[Any]]:
+            reader = ParquetRows(self._path, self._column, self.shape[1])
+            return [reader._of_group(part) for part in of_groups[share::threads]]
+
+        threads = min(threads, len(of_groups))
+        with ThreadPoolExecutor(threads) as pool:
+            shares = list(pool.map(read, range(threads)))
+        return np.concatenate([shares[g % threads][g // threads] for g in range(len(of_groups))])
+
+    def _of_group(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        """Rows at ascending positions of one row group, of which no other group is read."""
+        group = self._group_of(rows[:1])[0]
+        batches = self._file.iter_batches(
+            batch_size=_BATCH_ROWS, row_groups=[group], columns=[self._column]
+        )
+        taken: list[npt.NDArray[Any]] = []
+        self._start, done = int(self._first_rows[group]), 0
+        while done < len(rows):
+            held = self._numbers(next(batches))
+            upto = int(np.searchsorted(rows, self._start + len(held)))
+            taken.append(held[rows[done:upto] - self._start])
+            self._start, done = self._start + len(held), upto
+        return np.concatenate(taken)
+
+    def _group_of(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        return np.searchsorted(self._first_rows, rows, side="right") - 1
 
     def _chosen(self, column: str | None) -> str:
         """The column to read; one of two with the same name is no answer."""
@@ -147,11 +193,13 @@ class ParquetRows:
             return False
         return bool(types.is_floating(kind.value_type) or types.is_integer(kind.value_type))
 
+    def _numbers_type(self) -> Any:
+        kind = self._file.schema_arrow.field(self._column).type
+        return getattr(kind, "storage_type", kind)
+
     def _width(self) -> int:
         """Numbers a row; the first batch is decoded to learn it where the type does not tell."""
-        kind = self._file.schema_arrow.field(self._column).type
-        kind = getattr(kind, "storage_type", kind)
-        self._held = np.empty((0, 0), kind.value_type.to_pandas_dtype())
+        kind = self._numbers_type()
         if self._arrow.types.is_fixed_size_list(kind):
             return int(kind.list_size)
         if self._file.metadata.num_rows == 0:
@@ -163,7 +211,7 @@ class ParquetRows:
     def _hold(self, row: int) -> None:
         """Decode batches until the one that holds this row is at hand."""
         following = self._start + len(self._held)
-        group = int(np.searchsorted(self._first_rows, row, side="right")) - 1
+        group = int(self._group_of(np.array([row]))[0])
         if row < self._start or self._first_rows[group] > following or not following:
             groups = range(group, len(self._first_rows) - 1)
             self._batches = self._file.iter_batches(

@@ -19,13 +19,19 @@ from sparse_retrieval import _native as native
 from sparse_retrieval._arrays import as_count, as_rows
 from sparse_retrieval._changes import Changes
 from sparse_retrieval._ids import as_array, as_ids
+from sparse_retrieval._rows import open_rows
 from sparse_retrieval.codes import SparseCodes, as_codes, holds_codes
 from sparse_retrieval.dictionary import Dictionary
-from sparse_retrieval.selection import Bitmap, as_exclusions, as_filter
+from sparse_retrieval.selection import Bitmap, Lists, as_exclusions, as_filter, of_queries
 
 Metric = Literal["inner_product", "cosine"]
 Mode = Literal["sparse", "reconstructed", "dense"]
 Progress = Callable[[int], object]
+
+
+#: Items of a block of postings, where nothing else is asked for, and the most that a file holds.
+DEFAULT_BLOCK_ITEMS = 32_704
+MOST_BLOCK_ITEMS = 65_535
 
 
 class SearchResult(NamedTuple):
@@ -92,6 +98,7 @@ class SparseIndex(Changes):
         unit_items: bool = False,
         reconstruction_cosine: float | None = None,
         metadata: Any = None,
+        postings: bool | int = False,
         threads: int | None = None,
         progress: Progress | None = None,
     ) -> SparseIndex:
@@ -136,6 +143,10 @@ class SparseIndex(Changes):
             kept for :meth:`stats`.
         metadata : JSON-serialisable, optional
             Kept with the index and in its file.
+        postings : bool or int, default False
+            Keep for every latent the items that have it, see :meth:`with_postings`. Off by
+            default: only the mode "sparse" uses them, and they take some 2.4 bytes a nonzero,
+            which may be more than the rows themselves.
         threads : int, optional
             Default: all processors.
         progress : callable, optional
@@ -178,10 +189,59 @@ class SparseIndex(Changes):
             unit_items=bool(unit_items),
             reconstruction_cosine=reconstruction_cosine,
             metadata=None if metadata is None else _as_json(metadata),
+            postings=_as_block_items(postings),
             threads=_as_threads(threads),
             progress=progress,
         )
         return cls._of(built, None)
+
+    def with_postings(
+        self,
+        block_items: int | None = None,
+        *,
+        threads: int | None = None,
+        progress: Progress | None = None,
+    ) -> SparseIndex:
+        """Return the same index with postings, for faster search in mode "sparse".
+
+        Postings list for every latent the items that have it, so that a query with few nonzeros
+        looks at those items only. Results are the same to the last bit. All else is shared with
+        this index, which stays as it is; :meth:`save` writes the postings too, as sections that
+        older releases skip.
+
+        Parameters
+        ----------
+        block_items : int, optional
+            Items of a block, 1 to 65,535. Default 32,704: sums of a block then fill 64 KB, which
+            the second-level cache of any CPU holds; see docs/benchmarks.md.
+        threads : int, optional
+            Default: all processors.
+        progress : callable, optional
+            Called every 50 ms or so with the number of items done.
+
+        Returns
+        -------
+        SparseIndex
+
+        Raises
+        ------
+        ValueError
+            If the index was not built for the mode "sparse".
+        MemoryError
+            If the postings find no room.
+
+        Examples
+        --------
+        >>> import sparse_retrieval as sr
+        >>> codes = sr.SparseCodes([[0, 2], [1, 2]], [[0.5, -1.0], [2.0, 1.0]], dim=4)
+        >>> index = sr.SparseIndex.from_codes(codes)
+        >>> index.stats()["postings"], index.with_postings().stats()["postings"]["block_items"]
+        (None, 32704)
+        """
+        chosen = _as_block_items(True if block_items is None else block_items)
+        assert chosen is not None  # only False asks for none
+        built = self._native.with_postings(chosen, threads=_as_threads(threads), progress=progress)
+        return type(self)._of(built, self._path)
 
     @classmethod
     def from_embeddings(
@@ -199,6 +259,7 @@ class SparseIndex(Changes):
         metadata: Any = None,
         rounds: int = 12,
         seed: int = 0,
+        column: str | None = None,
         threads: int | None = None,
         progress: bool | None = None,
     ) -> SparseIndex:
@@ -211,9 +272,11 @@ class SparseIndex(Changes):
 
         Parameters
         ----------
-        x : array_like of float, shape (n, d)
-            Any real dtype; at least 100 rows unless a dictionary is given. A memmap is read in
-            batches.
+        x : array_like of float, shape (n, d), or path
+            Any real dtype; at least 100 rows unless a dictionary is given. A memmap, or anything
+            with a shape that slices to arrays, is read in batches; so are a file ``.npy`` and
+            the lists of numbers in a file ``.parquet``, by its path. Memory then holds a batch,
+            8 k bytes of code an item, and the index.
         k : int, optional
             Nonzeros an item. Default 32, at most half of the atoms.
         bytes_per_item : float, optional
@@ -233,6 +296,8 @@ class SparseIndex(Changes):
             Rounds of learning; each helps less than the one before it.
         seed : int, default 0
             Of the learning.
+        column : str, optional
+            Of a Parquet file. Default: the only column of lists of numbers.
         progress : bool, optional
             Show bars on stderr. Default: if that is a terminal and tqdm is installed.
 
@@ -244,6 +309,8 @@ class SparseIndex(Changes):
         ------
         TypeError
             If x does not hold real numbers, or an argument is of the wrong kind.
+        ImportError, OSError
+            If x is a path: pyarrow is needed and not installed, or the file cannot be read.
         ValueError
             If a row is not finite (the message names it), there are too few rows, or arguments
             do not fit each other.
@@ -264,6 +331,7 @@ class SparseIndex(Changes):
         if dictionary is not None and not isinstance(dictionary, Dictionary):
             raise TypeError(f"dictionary is {type(dictionary).__name__}; expected Dictionary")
         bits = _as_bits(value_bits)
+        x = open_rows(x, column)
         if not hasattr(x, "shape"):
             x = as_rows(x, "x", np.float32)
         n = len(x)
@@ -335,8 +403,9 @@ class SparseIndex(Changes):
 
         A reader sees the old file or the new one, never a part; after a crash too. The same
         index gives the same bytes. Changes are folded in: what was removed is not written, and
-        rows are copied as they are stored. A journal of the target is removed; whatever another
-        writer had committed to the target is replaced too.
+        rows are copied as they are stored, but for postings, which are not written then (see
+        :meth:`with_postings`). A journal of the target is removed; whatever another writer had
+        committed to the target is replaced too.
 
         Raises
         ------
@@ -366,6 +435,8 @@ class SparseIndex(Changes):
         k_row: int | None = None,
         filter: Any = None,
         exclude: Any = None,
+        rescore: Any = None,
+        oversample: float = 3,
         threads: int | None = None,
         progress: Progress | None = None,
     ) -> SearchResult:
@@ -407,6 +478,19 @@ class SparseIndex(Changes):
             Ids that each query may not return, as items already seen: one list a query, or
             rows padded with -1; or strings, padded with None. For a single query one list of
             one axis.
+        rescore : array_like, numpy.memmap, or path of a .npy or .parquet file, optional
+            The vectors that were encoded, shape (n, d), any real dtype: row i is the vector of
+            the item at position i, whatever its id. The best ``oversample * k`` by their codes
+            are scored against their vectors, by the index's metric, in double precision, and
+            the best k of those returned; candidates are found in the given ``mode``. The file
+            stays on disk: only the rows of candidates are read from a memmap or .npy, only the
+            row groups that hold them from a .parquet (of whose column of lists of d numbers
+            there must be one). Queries must be embeddings. Not on an index with changes, whose
+            positions are no rows of any file: save it first.
+        oversample : float, default 3
+            Candidates for each of the k results, where ``rescore`` is given; at least 1. At 66
+            bytes an item 3 is where the true best 100 are among the candidates but for 2 in
+            1,000 (docs/benchmarks.md).
         threads : int, optional
             Default: all processors (``RAYON_NUM_THREADS`` where set).
         progress : callable, optional
@@ -428,7 +512,11 @@ class SparseIndex(Changes):
             If queries, filter or exclude are of the wrong kind or dtype.
         ValueError
             If a query holds NaN or inf, widths do not fit, the mode was not built for, k is
-            less than 1, filter or exclude have another length, or hold an id that no item has.
+            less than 1, filter or exclude have another length, or hold an id that no item has;
+            if ``rescore`` has another shape, a vector that was read is not finite (the message
+            names its row), or queries are codes.
+        ImportError
+            If ``rescore`` is a .parquet file, and pyarrow is not installed.
 
         References
         ----------
@@ -436,44 +524,84 @@ class SparseIndex(Changes):
         CompresSAE (arXiv 2505.11388); its kernel trick is ``u = W W^T c``.
         """
         k = as_count(k, "k")
-        k_row = None if k_row is None else as_count(k_row, "k_row")
         threads = _as_threads(threads)
-        one = _has_one_axis(queries)
-        allowed = as_filter(filter, self._native)
+        options: dict[str, Any] = {
+            "k_row": None if k_row is None else as_count(k_row, "k_row"),
+            "filter": as_filter(filter, self._native),
+            "threads": threads,
+            "progress": progress,
+        }
+        asked = self._asked(queries, mode, threads)
+        if mode is not None:
+            options["mode"] = _as_name(mode, "mode")
+        elif not isinstance(asked, SparseCodes):
+            options["mode"] = "dense"
+        else:
+            options["mode"] = "reconstructed" if "reconstructed" in self.modes else "sparse"
+        excluded = as_exclusions(exclude, len(asked))
+        if rescore is None:
+            scores, ids = self._found(asked, k, positions=False, exclude=excluded, **options)
+        else:
+            scores, ids = self._rescored(
+                queries, asked, k, rescore, oversample, excluded=excluded, **options
+            )
+        return _padded(scores, ids, k, _has_one_axis(queries))
+
+    def _asked(
+        self, queries: Any, mode: Mode | None, threads: int | None
+    ) -> SparseCodes | npt.NDArray[np.float64]:
+        """Queries as the native module takes them: codes, or dense rows."""
         if holds_codes(queries) or self.embedding_dim is None:
-            codes = self._query_codes(queries)
-        elif mode in ("sparse", "reconstructed") and mode in self._native.modes:
-            codes = self._encoded(queries, threads)
-        else:
-            codes = None
-        if codes is not None:
-            default = "reconstructed" if "reconstructed" in self._native.modes else "sparse"
-            scores, ids = self._native.search_codes(
-                codes.indptr,
-                codes.latents,
-                codes.values,
-                codes.dim,
-                k,
-                mode=default if mode is None else _as_name(mode, "mode"),
-                k_row=k_row,
-                filter=allowed,
-                exclude=as_exclusions(exclude, len(codes)),
-                threads=threads,
-                progress=progress,
+            return self._query_codes(queries)
+        if mode in ("sparse", "reconstructed") and mode in self._native.modes:
+            return self._encoded(queries, threads)
+        return as_rows(queries, "queries", np.float64)
+
+    def _found(
+        self, asked: SparseCodes | npt.NDArray[np.float64], k: int, **options: Any
+    ) -> tuple[npt.NDArray[np.float64], Any]:
+        if not isinstance(asked, SparseCodes):
+            return self._native.search_dense(asked, k, **options)
+        return self._native.search_codes(
+            asked.indptr, asked.latents, asked.values, asked.dim, k, **options
+        )
+
+    def _rescored(
+        self,
+        queries: Any,
+        asked: SparseCodes | npt.NDArray[np.float64],
+        k: int,
+        vectors: Any,
+        oversample: float,
+        *,
+        excluded: Lists | None,
+        **options: Any,
+    ) -> tuple[npt.NDArray[np.float64], Any]:
+        from sparse_retrieval import rescoring
+
+        oversample = rescoring.as_oversample(oversample)
+        if holds_codes(queries) or self.embedding_dim is None:
+            raise ValueError(
+                "rescore compares queries with the original vectors, so it needs embeddings as "
+                "queries, not codes"
             )
-        else:
-            rows = as_rows(queries, "queries", np.float64)
-            scores, ids = self._native.search_dense(
-                rows,
-                k,
-                mode="dense" if mode is None else _as_name(mode, "mode"),
-                k_row=k_row,
-                filter=allowed,
-                exclude=as_exclusions(exclude, len(rows)),
-                threads=threads,
-                progress=progress,
-            )
-        return _padded(scores, ids, k, one)
+        rows = as_rows(queries, "queries", np.float64)
+        originals = rescoring.Originals.of(vectors, len(self), rows.shape[1])
+
+        def candidates(batch: slice, wanted: int) -> npt.NDArray[np.int64]:
+            some = {"exclude": of_queries(excluded, batch), "positions": True}
+            found: npt.NDArray[np.int64] = self._found(asked[batch], wanted, **some, **options)[1]
+            return found
+
+        return rescoring.rescored(
+            self._native,
+            originals,
+            rows,
+            k,
+            oversample=oversample,
+            threads=options["threads"],
+            candidates=candidates,
+        )
 
     def bitmap(self, ids: Any) -> Bitmap:
         """The items of these ids, as a filter for many searches.
@@ -592,11 +720,12 @@ class SparseIndex(Changes):
             where rows differ), ``reconstruction_cosine`` (mean cosine of items and their codes
             before quantisation, where it is known), ``quantisation_cosine`` (mean cosine of
             codes before and after it, both decoded where there is a dictionary; None for 8 bits
-            and more), ``bytes_per_item``, ``mapped``, ``writer``, ``changes`` (items ``added``
-            and ``removed`` since the file was written, whether some are ``uncommitted``, and
-            ``journal_bytes``), and ``sections``: a list of name, dtype, shape, ``bytes`` and
-            ``bytes_per_item`` (None for sections that do not grow with the items). But for
-            ``items`` and ``changes`` it tells of what was opened or built.
+            and more), ``bytes_per_item``, ``postings`` (None, or a dict of ``block_items``,
+            ``bytes`` and ``bytes_per_item``, which come on top), ``mapped``, ``writer``,
+            ``changes`` (items ``added`` and ``removed`` since the file was written, whether some
+            are ``uncommitted``, and ``journal_bytes``), and ``sections``: a list of name, dtype,
+            shape, ``bytes`` and ``bytes_per_item`` (None for sections that do not grow with the
+            items). But for ``items`` and ``changes`` it tells of what was opened or built.
         """
         n = len(self)
         changes = self._native.changes()
@@ -616,6 +745,7 @@ class SparseIndex(Changes):
             "quantisation_cosine": quantisation,
             "nonzeros_per_item": self._native.width,
             "bytes_per_item": self.bytes_per_item,
+            "postings": self._postings_stats(sections),
             "mapped": self._native.is_mapped,
             "writer": self._native.writer,
             "changes": changes,
@@ -632,6 +762,15 @@ class SparseIndex(Changes):
                 for section in sections
             ],
         }
+
+    def _postings_stats(self, sections: list[dict[str, Any]]) -> dict[str, Any] | None:
+        block_items = self._native.postings_block_items
+        if block_items is None:
+            return None
+        size = sum(s["bytes"] for s in sections if s["name"].startswith("postings"))
+        n = len(self)
+        per_item = size / n if n else 0.0
+        return {"block_items": block_items, "bytes": size, "bytes_per_item": per_item}
 
     def __repr__(self) -> str:
         source = f", from {str(self._path)!r}" if self._path is not None else ""
@@ -672,6 +811,12 @@ def _has_one_axis(queries: Any) -> bool:
 
 def _as_threads(threads: int | None) -> int | None:
     return None if threads is None else as_count(threads, "threads", most=1024)
+
+
+def _as_block_items(postings: bool | int) -> int | None:
+    if isinstance(postings, (bool, np.bool_)):
+        return DEFAULT_BLOCK_ITEMS if postings else None
+    return as_count(postings, "postings", most=MOST_BLOCK_ITEMS)
 
 
 def _as_bits(bits: Any) -> float:

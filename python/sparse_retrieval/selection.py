@@ -227,3 +227,12 @@ def as_exclusions(exclude: Any, n_queries: int) -> Lists | None:
     before = np.concatenate([[0], np.cumsum(kept, dtype=np.int64)])
     ends = np.concatenate([[0], np.cumsum(lengths)])
     return before[ends].astype(np.uint64), ids[kept]
+
+
+def of_queries(lists: Lists | None, queries: slice) -> Lists | None:
+    """The lists of consecutive queries alone."""
+    if lists is None:
+        return None
+    starts, ids = lists
+    first, last = int(starts[queries.start]), int(starts[queries.stop])
+    return starts[queries.start : queries.stop + 1] - starts[queries.start], ids[first:last]

@@ -10,9 +10,11 @@ import typer
 
 from sparse_retrieval.cli import (
     build,
+    compress,
     demo,
     encode,
     evaluate,
+    fit,
     info,
     search,
     train,
@@ -43,8 +45,8 @@ def _unwrapped(docstring: str | None) -> str:
 _ABOUT = """
 Short sparse codes of dense embeddings, one compact mapped file, exact top-k search.
 
-From embeddings to answers: train, encode, build, search. To see it all on real data, run the
-demo in a clone of the repository.
+From embeddings to answers: compress and search. Step by step: fit (or train), encode, build,
+search. To see it all on real data, run the demo in a clone of the repository.
 """
 
 
@@ -64,7 +66,9 @@ def _root(
 
 
 for _module, _name in (
+    (compress, "compress"),
     (train, "train"),
+    (fit, "fit"),
     (encode, "encode"),
     (build, "build"),
     (search, "search"),

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from sparse_retrieval._extras import require
 from sparse_retrieval._files import replacing
+from sparse_retrieval._rows import UnsoundFileError, open_rows
 from sparse_retrieval.cli._errors import CommandError
 
 if TYPE_CHECKING:
@@ -64,6 +65,37 @@ def read_matrix(path: Path) -> NDArray[Any]:
     return array
 
 
+def read_rows(path: Path, column: str | None = None) -> Any:
+    """Open embeddings for what reads them batch by batch: also a column of a ``.parquet`` file.
+
+    Parameters
+    ----------
+    path : Path
+        As of `read_matrix`, or ``.parquet``.
+    column : str, optional
+        The column of a ``.parquet`` file; by default the only one of lists of numbers.
+
+    Returns
+    -------
+    ndarray, or what has its shape and slices to arrays
+
+    Raises
+    ------
+    CommandError, FileNotFoundError
+        As `read_matrix`.
+    ValueError
+        If there is no such column, or the file is none that has columns.
+    """
+    if path.suffix != ".parquet" and column is None:
+        return read_matrix(path)
+    if not path.is_file():
+        raise _missing(path)
+    try:
+        return open_rows(path, column)
+    except UnsoundFileError as error:
+        raise CommandError(str(error)) from None
+
+
 def read_ids(path: Path) -> NDArray[np.int64]:
     """Read one integer id an item from an ``.npy`` file."""
     if not path.is_file():
@@ -74,6 +106,19 @@ def read_ids(path: Path) -> NDArray[np.int64]:
             f"{path}: holds {ids.dtype} of shape {ids.shape}, expected integers of one axis"
         )
     return np.asarray(ids, dtype=np.int64)
+
+
+def read_filter(path: Path) -> NDArray[Any]:
+    """Read the items that may be returned from an ``.npy`` file: a mask of bool, or ids."""
+    if not path.is_file():
+        raise _missing(path)
+    chosen = _load_npy(path)
+    if chosen.ndim != 1 or chosen.dtype.kind not in "biu" or chosen.dtype == np.uint8:
+        raise CommandError(
+            f"{path}: holds {chosen.dtype} of shape {chosen.shape}, expected one axis of bool (a "
+            "mask, one an item) or of integers of 16 bits or more (ids)"
+        )
+    return np.asarray(chosen)
 
 
 def read_names(path: Path) -> list[str]:
@@ -143,12 +188,25 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     write : callable
         Receives the file, open for binary writing.
     """
+    check_writable(path)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        write(file)
+
+
+def check_writable(path: Path) -> None:
+    """Say before the work, not after it, that no file can be written there.
+
+    Raises
+    ------
+    OSError
+        If the folder does not exist or refuses new files, or ``path`` is a folder.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(21, "cannot write, it is a folder", str(path))
     if not path.parent.is_dir():
         raise FileNotFoundError(2, "cannot write, its folder does not exist", str(path))
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise PermissionError(13, "cannot write, its folder refuses new files", str(path))
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        write(file)
 
 
 def _load_npy(path: Path) -> NDArray[Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,14 +9,7 @@ import typer
 
 from sparse_retrieval.cli._errors import USAGE, CommandError
 from sparse_retrieval.cli._files import read_codes, read_ids
-from sparse_retrieval.cli._options import Mode
-
-
-class Metric(str, Enum):
-    """Names of the metrics, for typer."""
-
-    inner_product = "inner_product"
-    cosine = "cosine"
+from sparse_retrieval.cli._options import Metric, Mode
 
 
 def command(

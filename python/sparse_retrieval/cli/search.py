@@ -12,7 +12,7 @@ import numpy as np
 import typer
 
 from sparse_retrieval.cli._errors import USAGE, CommandError
-from sparse_retrieval.cli._files import read_names, write_atomically
+from sparse_retrieval.cli._files import read_filter, read_names, write_atomically
 from sparse_retrieval.cli._options import IndexFile, Mode, NoMmap, Threads
 from sparse_retrieval.cli._queries import read_queries
 
@@ -45,6 +45,25 @@ def command(
             help="Encodes the embeddings, for the modes sparse and reconstructed.",
         ),
     ] = None,
+    filter_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--filter",
+            metavar="FILE",
+            help="Return these items only: .npy of bool, one an item, or of ids.",
+        ),
+    ] = None,
+    rescore: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Order the best by code by their vectors in this .npy or .parquet file, one row "
+            "an item in the index's order, of which only those rows are read.",
+        ),
+    ] = None,
+    oversample: Annotated[
+        float, typer.Option(min=1, help="With --rescore: candidates for each item to return.")
+    ] = 3,
     names: Annotated[
         Path | None, typer.Option(help="Text file; line i (from 0) names the item of id i.")
     ] = None,
@@ -72,7 +91,15 @@ def command(
     labels = None if names is None else read_names(names)
     chosen: Any = None if mode is None else mode.value
     asked = read_queries(queries, model, chosen)
-    result = opened.search(asked, k, mode=chosen, threads=threads)
+    result = opened.search(
+        asked,
+        k,
+        mode=chosen,
+        filter=None if filter_file is None else read_filter(filter_file),
+        rescore=rescore,
+        oversample=oversample,
+        threads=threads,
+    )
     if form is Output.table:
         _print_table(result, labels)
         return

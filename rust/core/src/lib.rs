@@ -1,10 +1,8 @@
-//! Signed sparse codes of dense embeddings: packed storage, one file, exact top-k search.
+#![doc = include_str!("../README.md")]
 //!
-//! Every item is a short row of (latent, value) pairs, every query a weight vector `u` over
-//! the latents, and every search the same sum,
-//! `score_i = scale_i * sum_j u[latent_ij] * value_ij`, of which the `k` largest are kept.
+//! # Rooms
 //!
-//! Rooms, each of which may call only those below it:
+//! Each may call only those below it:
 //!
 //! * [`index`]: what a user holds: rows, scales, ids and a dictionary, in memory or mapped.
 //! * [`search`]: a query becomes weights, weights become scores, scores become a top k.

@@ -190,6 +190,7 @@ fn options(values: ValueCoding) -> BuildOptions<'static> {
         dictionary: None,
         ids: None,
         metadata: Some("{}"),
+        postings: None,
     }
 }
 

@@ -25,6 +25,7 @@ fn file(ids: Ids<'_>) -> Vec<u8> {
         dictionary: None,
         ids: Some(ids),
         metadata: None,
+        postings: None,
     };
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("sound.sridx");

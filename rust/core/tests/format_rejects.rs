@@ -48,6 +48,7 @@ fn build(indptr: &[i64], latents: &[i64], values: ValueCoding) -> Vec<u8> {
         }),
         ids: Some(Ids::Numbers(&ids)),
         metadata: Some("{\"a\": 1}"),
+        postings: None,
     };
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("sound.sridx");

@@ -15,6 +15,8 @@ struct Naive {
     atoms: Vec<Vec<f64>>,
     /// The Gram matrix that choices are made with, by row.
     gram: Vec<Vec<f64>>,
+    /// Whether choices begin with a projection in 16 bits.
+    coarse: bool,
 }
 
 struct Answer {
@@ -81,7 +83,30 @@ impl Naive {
                 row.iter().map(|v| (v / step).round() * step).collect()
             })
             .collect();
-        Self { atoms, gram }
+        let coarse = matches!(precision, Precision::Int8 | Precision::Int16);
+        Self {
+            atoms,
+            gram,
+            coarse,
+        }
+    }
+
+    /// The correlations that choices begin with.
+    fn start(&self, item: &[f64]) -> Vec<f64> {
+        let entry = |v: f64| match self.coarse {
+            // unit rows are kept in float32
+            true => {
+                (f64::from(v as f32) * 32_768.0)
+                    .round_ties_even()
+                    .min(32_767.0)
+                    / 32_768.0
+            }
+            false => v,
+        };
+        let item: Vec<f64> = item.iter().map(|&v| entry(v)).collect();
+        (self.atoms.iter())
+            .map(|atom| inner(&atom.iter().map(|&v| entry(v)).collect::<Vec<_>>(), &item))
+            .collect()
     }
 
     fn least_squares(&self, item: &[f64], support: &[usize]) -> (Vec<f64>, f64) {
@@ -101,7 +126,7 @@ impl Naive {
     }
 
     fn pursue(&self, item: &[f64], k: usize, refit_every: usize) -> Answer {
-        let start: Vec<f64> = self.atoms.iter().map(|a| inner(a, item)).collect();
+        let start = self.start(item);
         let mut c = start.clone();
         let mut support: Vec<usize> = Vec::new();
         let (mut margin, mut pivot) = (f64::INFINITY, f64::INFINITY);
@@ -118,11 +143,9 @@ impl Naive {
             if !support.contains(&best) {
                 support.push(best);
                 let (values, _) = self.least_squares(item, &support);
-                let left = 1.0
-                    - inner(
-                        &values,
-                        &support.iter().map(|&j| start[j]).collect::<Vec<_>>(),
-                    );
+                let targets: Vec<f64> =
+                    (support.iter().map(|&j| inner(&self.atoms[j], item))).collect();
+                let left = 1.0 - inner(&values, &targets);
                 margin = margin.min((left - 1e-6).abs());
                 if support.len() == k || left <= 1e-6 {
                     break;

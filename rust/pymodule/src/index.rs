@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use numpy::{IntoPyArray, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2};
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList};
+use pyo3::types::PyDict;
 use sparse_retrieval::codes::RankedLayout;
 use sparse_retrieval::format::ItemNorm;
 use sparse_retrieval::index::{
@@ -13,16 +14,16 @@ use sparse_retrieval::index::{
     Snapshot, ValueCoding,
 };
 use sparse_retrieval::kernels::Kernels;
-use sparse_retrieval::search::{Hit, Metric, Mode, Queries, Request, Selection};
-use sparse_retrieval::Error;
+use sparse_retrieval::search::rescore::{rescore, Originals};
+use sparse_retrieval::search::{Metric, Mode, Queries, Request, Selection};
 
 use crate::codes;
 use crate::error::to_python;
 use crate::gate::gate;
 use crate::ids;
+use crate::rescoring::Vectors;
+use crate::results::{flatten, results, Results};
 use crate::selection::{Bitmap, Excluded, ExcludedIds, Filter};
-
-type Results<'py> = (Bound<'py, PyArray2<f64>>, Bound<'py, PyAny>);
 
 /// Rows, scales, ids and dictionary, in memory or mapped.
 #[pyclass(module = "sparse_retrieval._native", frozen)]
@@ -38,7 +39,7 @@ impl Index {
     #[staticmethod]
     #[pyo3(signature = (
         indptr, latents, values, dim, *, dictionary, mean, ids, metric, value_bits, modes, unit_items,
-        reconstruction_cosine, metadata, threads, progress
+        reconstruction_cosine, metadata, postings, threads, progress
     ))]
     #[allow(clippy::too_many_arguments)] // the Python class names each of them
     fn build(
@@ -56,6 +57,7 @@ impl Index {
         unit_items: bool,
         reconstruction_cosine: Option<f64>,
         metadata: Option<String>,
+        postings: Option<usize>,
         threads: Option<usize>,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
@@ -80,6 +82,7 @@ impl Index {
             dictionary,
             ids: ids.as_ref().map(OwnedIds::view),
             metadata: metadata.as_deref(),
+            postings,
         };
         let core = gate(py, threads, progress, |control| {
             CoreIndex::build(codes, &options, control)
@@ -87,6 +90,30 @@ impl Index {
         Ok(Self {
             live: LiveIndex::new(core),
             mapped: false,
+        })
+    }
+
+    /// The same index with postings.
+    #[pyo3(signature = (block_items, *, threads, progress))]
+    fn with_postings(
+        &self,
+        py: Python<'_>,
+        block_items: usize,
+        threads: Option<usize>,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<Self> {
+        let snapshot = self.live.snapshot();
+        if !snapshot.is_base() {
+            return Err(PyValueError::new_err(
+                "this index has changes; save it, and give postings to the opened file",
+            ));
+        }
+        let core = gate(py, threads, progress, |control| {
+            snapshot.base().with_postings(block_items, control)
+        })?;
+        Ok(Self {
+            live: LiveIndex::new(core),
+            mapped: self.mapped,
         })
     }
 
@@ -113,7 +140,9 @@ impl Index {
     }
 
     /// Searches with dense queries.
-    #[pyo3(signature = (queries, k, *, mode, k_row, filter, exclude, threads, progress))]
+    #[pyo3(signature = (
+        queries, k, *, mode, k_row, filter, exclude, positions, threads, progress
+    ))]
     #[allow(clippy::too_many_arguments)] // the Python class names each of them
     fn search_dense<'py>(
         &self,
@@ -124,6 +153,7 @@ impl Index {
         k_row: Option<usize>,
         filter: Option<Bound<'py, PyAny>>,
         exclude: Option<ExcludedIds<'py>>,
+        positions: bool,
         threads: Option<usize>,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Results<'py>> {
@@ -133,13 +163,14 @@ impl Index {
             rows: &rows,
             d: queries.as_array().ncols(),
         };
-        let asked = Asked::new(k, mode, k_row, filter, exclude)?;
+        let asked = Asked::new(k, mode, k_row, filter, exclude)?.named(!positions);
         self.search(py, &queries, asked, threads, progress)
     }
 
     /// Searches with canonical codes.
     #[pyo3(signature = (
-        indptr, latents, values, dim, k, *, mode, k_row, filter, exclude, threads, progress
+        indptr, latents, values, dim, k, *, mode, k_row, filter, exclude, positions, threads,
+        progress
     ))]
     #[allow(clippy::too_many_arguments)] // the Python class names each of them
     fn search_codes<'py>(
@@ -154,12 +185,47 @@ impl Index {
         k_row: Option<usize>,
         filter: Option<Bound<'py, PyAny>>,
         exclude: Option<ExcludedIds<'py>>,
+        positions: bool,
         threads: Option<usize>,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Results<'py>> {
         let queries = Queries::Codes(codes::view(&indptr, &latents, &values, dim)?);
-        let asked = Asked::new(k, mode, k_row, filter, exclude)?;
+        let asked = Asked::new(k, mode, k_row, filter, exclude)?.named(!positions);
         self.search(py, &queries, asked, threads, progress)
+    }
+
+    /// Scores candidates against vectors that have been fetched, and keeps the best.
+    #[pyo3(signature = (candidates, queries, k, *, positions, vectors, threads))]
+    #[allow(clippy::too_many_arguments)] // the Python class names each of them
+    fn rescore<'py>(
+        &self,
+        py: Python<'py>,
+        candidates: PyReadonlyArray2<'py, i64>,
+        queries: PyReadonlyArray2<'py, f64>,
+        k: usize,
+        positions: PyReadonlyArray1<'py, u64>,
+        vectors: Vectors<'py>,
+        threads: Option<usize>,
+    ) -> PyResult<Results<'py>> {
+        let asked = queries.as_slice()?.to_vec(); // others may write to them, as in search_dense
+        let d = queries.as_array().ncols();
+        // not copied: rescoring.py has made these, and no other code holds them
+        let wanted = candidates.as_slice()?;
+        let originals =
+            Originals::new(positions.as_slice()?, vectors.numbers()?, d).map_err(to_python)?;
+        let snapshot = self.live.snapshot();
+        if !snapshot.is_base() {
+            return Err(PyValueError::new_err(
+                "rescore compares items with vectors by their position in the file, and this \
+                 index has changes that move them; save it first",
+            ));
+        }
+        let found = gate(py, threads, None, |control| {
+            let metric = snapshot.base().metric();
+            let hits = rescore(&originals, &asked, wanted, metric, k, control)?;
+            flatten(&hits)
+        })?;
+        results(py, queries.as_array().nrows(), &snapshot, true, found)
     }
 
     /// The items of these ids, as a bitmap.
@@ -385,6 +451,13 @@ impl Index {
         self.base().bytes_per_item()
     }
 
+    /// Items of a block of postings, or None where there are none.
+    #[getter]
+    fn postings_block_items(&self) -> Option<usize> {
+        let base = self.base();
+        base.postings().map(|postings| postings.block_items())
+    }
+
     /// The ids, or None; a copy.
     #[getter]
     fn ids<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
@@ -476,6 +549,8 @@ struct Asked<'a> {
     k_row: Option<usize>,
     filter: Option<Filter>,
     exclude: Option<Excluded>,
+    /// Whether items are returned by their ids, and not by their positions.
+    by_id: bool,
 }
 
 impl<'a> Asked<'a> {
@@ -492,7 +567,12 @@ impl<'a> Asked<'a> {
             k_row,
             filter: filter.as_ref().map(Filter::copied).transpose()?,
             exclude: exclude.as_ref().map(Excluded::copied).transpose()?,
+            by_id: true,
         })
+    }
+
+    fn named(self, by_id: bool) -> Self {
+        Self { by_id, ..self }
     }
 }
 
@@ -520,7 +600,8 @@ impl Index {
         let kernels = Kernels::from_environment().map_err(to_python)?;
         // one moment of the index: for the search, what it may return, and what that is called
         let snapshot = self.live.snapshot();
-        let (scores, ids, found) = gate(py, threads, progress, |control| {
+        let by_id = asked.by_id;
+        let found = gate(py, threads, progress, |control| {
             let allowed = asked
                 .filter
                 .map(|filter| filter.in_snapshot(&snapshot))
@@ -540,52 +621,10 @@ impl Index {
                 kernels,
             };
             let hits = snapshot.search(queries, &request, control)?;
-            flatten(&hits, &snapshot)
+            flatten(&hits)
         })?;
-        let shape = [scores.len() / found.max(1), found];
-        let shape = if found == 0 {
-            [queries.len(), 0]
-        } else {
-            shape
-        };
-        let ids = if snapshot.ids_are_strings() {
-            let texts = ids.iter().map(|&position| {
-                let position = usize::try_from(position).ok()?;
-                snapshot.id_text(position)
-            });
-            PyList::new(py, texts.collect::<Vec<_>>())?.into_any()
-        } else {
-            ids.into_pyarray(py).reshape(shape)?.into_any()
-        };
-        Ok((scores.into_pyarray(py).reshape(shape)?, ids))
+        results(py, queries.len(), &snapshot, by_id, found)
     }
-}
-
-/// Scores and ids (positions where ids are strings) of all queries, one after the other, and the
-/// number of hits of each, which is the same for all unless a damaged file scored NaN: then rows
-/// are filled with -inf and -1.
-fn flatten(
-    hits: &[Vec<Hit>],
-    snapshot: &Snapshot,
-) -> sparse_retrieval::Result<(Vec<f64>, Vec<i64>, usize)> {
-    let found = hits.iter().map(Vec::len).max().unwrap_or(0);
-    let total = hits.len() * found;
-    let (mut scores, mut named) = (Vec::new(), Vec::new());
-    let out_of_memory = |_| Error::OutOfMemory {
-        what: "search results",
-        bytes: total.saturating_mul(16),
-    };
-    scores.try_reserve_exact(total).map_err(out_of_memory)?;
-    named.try_reserve_exact(total).map_err(out_of_memory)?;
-    for hits in hits {
-        for hit in hits {
-            scores.push(hit.score + 0.0); // -0 becomes 0
-            named.push(snapshot.id_number(hit.position as usize));
-        }
-        scores.resize(scores.len() + found - hits.len(), f64::NEG_INFINITY);
-        named.resize(named.len() + found - hits.len(), -1);
-    }
-    Ok((scores, named, found))
 }
 
 /// Joins files into one and returns the number of items.

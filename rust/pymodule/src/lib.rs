@@ -11,6 +11,8 @@ mod gate;
 mod ids;
 mod index;
 mod pursuit;
+mod rescoring;
+mod results;
 mod selection;
 mod writer;
 

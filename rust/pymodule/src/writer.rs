@@ -82,6 +82,7 @@ impl IndexWriter {
             dictionary: dictionary_data(&dictionary, &mean)?,
             ids: None,
             metadata: metadata.as_deref(),
+            postings: None,
         };
         let codebooks = Codebooks {
             given,

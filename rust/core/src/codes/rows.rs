@@ -6,6 +6,8 @@
 //! same item. Either every row has the same width (shorter ones are filled with latent 0,
 //! value 0, which adds nothing to any score) or `offsets` says where each starts.
 
+use std::ops::Range;
+
 use super::ranked::RankedLayout;
 use crate::{Error, Result};
 
@@ -197,6 +199,21 @@ impl<'a> RowsView<'a> {
         self.nonzeros
     }
 
+    /// Where the nonzeros of a row of a plain coding are; nowhere, if the offsets are damaged.
+    #[inline(always)]
+    fn span(&self, span: RowSpan<'a>, row: usize) -> Range<usize> {
+        let (start, end) = match span {
+            RowSpan::Fixed(width) => (row * width, (row + 1) * width),
+            RowSpan::Offsets32(offsets) => (offsets[row] as usize, offsets[row + 1] as usize),
+            RowSpan::Offsets64(offsets) => (offsets[row] as usize, offsets[row + 1] as usize),
+        };
+        if start <= end && end <= self.nonzeros {
+            start..end
+        } else {
+            0..0
+        }
+    }
+
     /// Row `row` of a plain coding: bytes of its latents and of its values; the first is a whole
     /// number of latents, the second the same number of values.
     #[inline(always)]
@@ -206,16 +223,7 @@ impl<'a> RowsView<'a> {
         span: RowSpan<'a>,
         row: usize,
     ) -> (&'a [u8], &'a [u8]) {
-        let (start, end) = match span {
-            RowSpan::Fixed(width) => (row * width, (row + 1) * width),
-            RowSpan::Offsets32(offsets) => (offsets[row] as usize, offsets[row + 1] as usize),
-            RowSpan::Offsets64(offsets) => (offsets[row] as usize, offsets[row + 1] as usize),
-        };
-        let nonzeros = if start <= end && end <= self.nonzeros {
-            start..end
-        } else {
-            0..0
-        };
+        let nonzeros = self.span(span, row);
         let bytes = format.nonzero_bytes();
         let data = &self.data[nonzeros.start * bytes..nonzeros.end * bytes];
         let (latents, values) = data.split_at(nonzeros.len() * format.latent_bytes());
@@ -230,6 +238,19 @@ impl<'a> RowsView<'a> {
     #[inline(always)]
     pub fn ranked_row(&self, layout: &RankedLayout, row: usize) -> &'a [u8] {
         &self.data[row * layout.row_bytes()..(row + 1) * layout.row_bytes()]
+    }
+
+    /// All bytes of row `row`.
+    #[inline]
+    pub fn row_bytes(&self, row: usize) -> &'a [u8] {
+        match self.coding {
+            RowCoding::Plain(format, span) => {
+                let nonzeros = self.span(span, row);
+                let bytes = format.nonzero_bytes();
+                &self.data[nonzeros.start * bytes..nonzeros.end * bytes]
+            }
+            RowCoding::Ranked(layout) => self.ranked_row(layout, row),
+        }
     }
 
     /// Calls `each` with the latents of row `row` that are below the dim.

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{section, ALIGNMENT};
+use super::{section, ALIGNMENT, PREFIX_BYTES};
 use crate::codes::ranked::{latent_bits_of, row_bytes, MAX_MAGNITUDE_BITS};
 use crate::codes::{RowFormat, ValueKind, MAX_DIM};
 use crate::error::FormatProblem;
+use crate::kernels::POSITIONS;
+use crate::search::postings::MAX_BLOCK_ITEMS;
 use crate::search::{Metric, Mode};
 
 /// The type of a section's numbers.
@@ -16,6 +18,7 @@ use crate::search::{Metric, Mode};
 #[allow(missing_docs)] // the variants are their own names
 pub enum Dtype {
     U8,
+    U16,
     U32,
     U64,
     I64,
@@ -28,7 +31,7 @@ impl Dtype {
     pub fn bytes(self) -> u64 {
         match self {
             Self::U8 => 1,
-            Self::F16 => 2,
+            Self::U16 | Self::F16 => 2,
             Self::U32 | Self::F32 => 4,
             Self::U64 | Self::I64 => 8,
         }
@@ -38,6 +41,7 @@ impl Dtype {
     pub fn name(self) -> &'static str {
         match self {
             Self::U8 => "u8",
+            Self::U16 => "u16",
             Self::U32 => "u32",
             Self::U64 => "u64",
             Self::I64 => "i64",
@@ -50,6 +54,7 @@ impl Dtype {
     pub fn from_name(name: &str) -> Option<Self> {
         [
             Self::U8,
+            Self::U16,
             Self::U32,
             Self::U64,
             Self::I64,
@@ -162,6 +167,13 @@ pub struct Cosines {
     pub quantisation: Option<f64>,
 }
 
+/// How postings are laid out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PostingsHeader {
+    /// Rows of a block.
+    pub block_items: u64,
+}
+
 /// The header of a file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Header {
@@ -182,6 +194,9 @@ pub struct Header {
     /// True where the ids ascend, so that they need no `id_order` to be found by.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ids_ascend: bool,
+    /// How postings are laid out, where there are some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub postings: Option<PostingsHeader>,
     /// The sections, by ascending offset.
     pub sections: Vec<SectionHeader>,
 }
@@ -266,6 +281,7 @@ impl Header {
             }
         }
         self.check_tiling(sections_start, file_bytes)?;
+        self.check_postings()?;
         self.check_shapes()?;
         if self.section(section::MEAN).is_some() {
             if self.section(section::DICTIONARY).is_none() {
@@ -361,6 +377,9 @@ impl Header {
                 section::IDS => (&[Dtype::I64], &[Some(rows.count)]),
                 section::ID_OFFSETS => (&[Dtype::U32, Dtype::U64], &[rows.count.checked_add(1)]),
                 section::ID_ORDER => (&[Dtype::U32, Dtype::U64], &[Some(rows.count)]),
+                section::POSTINGS_LATENTS => (&[Dtype::U32], &[None]),
+                section::POSTINGS_STARTS => (&[Dtype::U32], &[self.n_starts()]),
+                section::POSTINGS => (&[Dtype::U16], &[None, Some(POSITIONS as u64 + 1)]),
                 _ => (&[Dtype::U8], &[None]), // id_bytes, metadata
             };
             check_shape(section, dtypes, shape)?;
@@ -405,6 +424,51 @@ impl Header {
             });
         }
         Ok(())
+    }
+
+    /// Postings come whole or not at all, and serve the mode "sparse".
+    fn check_postings(&self) -> Result<(), FormatProblem> {
+        let names = [
+            section::POSTINGS_LATENTS,
+            section::POSTINGS_STARTS,
+            section::POSTINGS,
+        ];
+        let bad = |reason: String| FormatProblem::Header {
+            offset: PREFIX_BYTES,
+            reason,
+        };
+        let Some(postings) = self.postings else {
+            return match names.iter().find(|name| self.section(name).is_some()) {
+                Some(name) => Err(bad(format!(
+                    "there is a section `{name}` but no `postings.block_items`"
+                ))),
+                None => Ok(()),
+            };
+        };
+        if let Some(name) = names.iter().find(|name| self.section(name).is_none()) {
+            return Err(FormatProblem::MissingSection {
+                section: (*name).into(),
+            });
+        }
+        if postings.block_items == 0 || postings.block_items > MAX_BLOCK_ITEMS as u64 {
+            return Err(bad(format!(
+                "postings.block_items is {}, expected 1 to {MAX_BLOCK_ITEMS}",
+                postings.block_items
+            )));
+        }
+        if !self.modes.contains_key(Mode::Sparse.name()) {
+            return Err(bad(
+                "postings without the mode sparse, which they serve".into()
+            ));
+        }
+        Ok(())
+    }
+
+    /// Starts of lists: one for each latent in use, sign and block, and one more.
+    fn n_starts(&self) -> Option<u64> {
+        let latents = self.section(section::POSTINGS_LATENTS)?.shape.first()?;
+        let blocks = self.rows.count.div_ceil(self.postings?.block_items);
+        latents.checked_mul(2)?.checked_mul(blocks)?.checked_add(1)
     }
 
     fn check_rows(&self) -> Result<(), FormatProblem> {

@@ -15,7 +15,8 @@ mod writer;
 pub use bytes::Bytes;
 pub use disk::{Disk, DiskFile, SystemDisk};
 pub use header::{
-    scales_of, Cosines, Dtype, Header, ItemNorm, RowsHeader, SectionHeader, ValueName,
+    scales_of, Cosines, Dtype, Header, ItemNorm, PostingsHeader, RowsHeader, SectionHeader,
+    ValueName,
 };
 pub use lock::WriteLock;
 pub use reader::{parse, read_file, FilePart};
@@ -63,11 +64,17 @@ pub mod section {
     pub const ID_BYTES: &str = "id_bytes";
     /// Rows by ascending id.
     pub const ID_ORDER: &str = "id_order";
+    /// The latents that have postings.
+    pub const POSTINGS_LATENTS: &str = "postings_latents";
+    /// Where their lists start.
+    pub const POSTINGS_STARTS: &str = "postings_starts";
+    /// The lists.
+    pub const POSTINGS: &str = "postings";
     /// The user's JSON.
     pub const METADATA: &str = "metadata";
 
     /// All that this release knows.
-    pub const ALL: [&str; 13] = [
+    pub const ALL: [&str; 16] = [
         ROWS,
         ROW_OFFSETS,
         LEVELS,
@@ -80,6 +87,18 @@ pub mod section {
         ID_OFFSETS,
         ID_BYTES,
         ID_ORDER,
+        POSTINGS_LATENTS,
+        POSTINGS_STARTS,
+        POSTINGS,
+        METADATA,
+    ];
+
+    /// Those that a reader may skip: without them it finds the same, more slowly, or knows less.
+    pub const OPTIONAL: [&str; 5] = [
+        ID_ORDER,
+        POSTINGS_LATENTS,
+        POSTINGS_STARTS,
+        POSTINGS,
         METADATA,
     ];
 }

@@ -7,6 +7,7 @@ use crate::codes::ValueKind;
 use crate::control::Control;
 use crate::error::FormatProblem;
 use crate::format::section;
+use crate::search::postings::block_lists;
 use crate::search::Mode;
 use crate::{Error, Result};
 
@@ -29,6 +30,7 @@ pub fn check_content(index: &Index, control: &Control) -> Result<()> {
     for &mode in index.modes() {
         check_scales(index, mode)?;
     }
+    check_postings(index, control)?;
     if let Some(atoms) = index.atoms() {
         if let Some(at) = atoms.rows().iter().position(|a| !a.is_finite()) {
             let reason = format!("holds {}, expected finite numbers", atoms.rows()[at]);
@@ -182,4 +184,55 @@ fn check_scales(index: &Index, mode: Mode) -> Result<()> {
         )),
         None => Ok(()),
     }
+}
+
+/// Builds every block of postings again and compares: there is one right content.
+fn check_postings(index: &Index, control: &Control) -> Result<()> {
+    let Some(postings) = index.postings() else {
+        return Ok(());
+    };
+    let latents = postings.latents();
+    if let Some(at) = latents.windows(2).position(|two| two[0] >= two[1]) {
+        let reason = format!("latent {} after {}", latents[at + 1], latents[at]);
+        return Err(content(section::POSTINGS_LATENTS, at + 1, reason));
+    }
+    let (rows, scales) = (index.rows(), index.scales(Mode::Sparse));
+    let items = postings.block_items();
+    let mut is_used = vec![false; latents.len()];
+    let mut n_chunks = 0;
+    for (block, start) in (0..rows.len()).step_by(items).enumerate() {
+        let range = start..rows.len().min(start + items);
+        let expected = block_lists(&rows, &scales, range, items, control)?;
+        let mut first = 0;
+        for (&key, &length) in expected.keys.iter().zip(&expected.lengths) {
+            let chunks = &expected.chunks[first..first + length as usize];
+            first += chunks.len();
+            let slot = postings.slot(key / 2);
+            if slot.map(|slot| postings.list(slot, key % 2 == 1, block)) != Some(chunks) {
+                let sign = if key % 2 == 1 { "negative" } else { "positive" };
+                let reason = format!(
+                    "the list of {sign} values of latent {} in the block from this row on is not \
+                     what the rows say",
+                    key / 2
+                );
+                return Err(content(section::POSTINGS, start, reason));
+            }
+            slot.into_iter().for_each(|slot| is_used[slot] = true);
+        }
+        n_chunks += expected.chunks.len();
+    }
+    if let Some(slot) = is_used.iter().position(|is_used| !is_used) {
+        let reason = format!("latent {} is in no row", latents[slot]);
+        return Err(content(section::POSTINGS_LATENTS, slot, reason));
+    }
+    // all that is right is there, so that what there is too much is wrong
+    let listed = postings.n_listed();
+    if n_chunks != postings.n_chunks() || listed != n_chunks {
+        let reason = format!(
+            "{} chunks, {listed} of them in lists; the rows make {n_chunks}",
+            postings.n_chunks()
+        );
+        return Err(content(section::POSTINGS, 0, reason));
+    }
+    Ok(())
 }

@@ -24,6 +24,7 @@ impl Batch {
         let coding = base.coding();
         header.rows.count = self.n as u64;
         header.cosines.quantisation = None;
+        header.postings = None;
         if coding.kind != ValueKind::Ranked {
             let first = self.lengths.first().copied().unwrap_or(0);
             let is_even = first > 0 && self.lengths.iter().all(|&length| length == first);

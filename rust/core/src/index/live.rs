@@ -106,9 +106,13 @@ impl LiveIndex {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// True where there are changes that [`LiveIndex::commit`] would make durable.
+    /// True where there are changes that are in no file.
     pub fn is_pending(&self) -> bool {
-        !self.state().pending.is_empty()
+        let state = self.state();
+        match state.file {
+            Some(_) => !state.pending.is_empty(),
+            None => !self.current.load().is_base(),
+        }
     }
 
     /// Bytes of the journal that count, and bytes after them of a commit that was cut short.
@@ -245,7 +249,8 @@ impl LiveIndex {
     }
 
     /// Writes the index to a file, without what was removed, and removes the file's journal. Onto
-    /// the file that it was opened from, the index goes on from the new one.
+    /// the file that it was opened from, the index goes on from the new one. Where there were
+    /// changes, the file has no postings.
     ///
     /// # Errors
     /// [`Error::Locked`], [`Error::Io`], [`Error::Interrupted`]; the target is then as it was, or

@@ -39,7 +39,8 @@ use crate::format::{
     self, section, Bytes, Cosines, Dtype, FilePart, Header, ItemNorm, SectionData, SectionHeader,
 };
 use crate::search::{
-    self, Atoms, Hit, Metric, Mode, Queries, Request, Scales, ScanRows, WeightSource,
+    self, postings::PostingsView, Atoms, Hit, Metric, Mode, Queries, Request, Scales, ScanRows,
+    WeightSource,
 };
 use crate::{Error, Result};
 
@@ -438,6 +439,19 @@ impl Index {
         }
     }
 
+    /// The postings, where there are some.
+    pub fn postings(&self) -> Option<PostingsView<'_>> {
+        let block_items = self.header.postings?.block_items as usize;
+        PostingsView::new(
+            self.section(section::POSTINGS_LATENTS)?.numbers(),
+            self.section(section::POSTINGS_STARTS)?.numbers(),
+            self.section(section::POSTINGS)?.numbers(),
+            block_items,
+            self.len(),
+        )
+        .ok()
+    }
+
     /// True where every mode's scale of a row is 0.
     fn row_is_empty(&self, row: usize) -> bool {
         self.modes
@@ -515,8 +529,9 @@ impl Index {
     }
 
     /// The best `k` items of each query as positions, best first, ties by lower position; all
-    /// that the request's selection admits, where they are fewer. With `k_row`, only the first `k_row` nonzeros of each row are read: the coarser
-    /// code that its prefix is. Runs on the current rayon pool.
+    /// that the request's selection admits, where they are fewer. With `k_row`, only the first
+    /// `k_row` nonzeros of each row are read: the coarser code that its prefix is. Runs on the
+    /// current rayon pool.
     ///
     /// # Errors
     /// [`Error::Argument`] where the index was not built for the mode, queries and mode or widths
@@ -559,7 +574,12 @@ impl Index {
             scales: self.scales(mode),
         };
         let source = self.weight_source(queries, request);
-        if search::batch::is_worth_it(&data, queries.len(), k, selection) {
+        let postings = self.postings().filter(|_| {
+            mode == Mode::Sparse && k_row.is_none() && search::postings::pays(self.len(), selection)
+        });
+        if let Some(postings) = postings {
+            search::walk(&postings, &data, &source, k, selection, control)
+        } else if search::batch::is_worth_it(&data, queries.len(), k, selection) {
             search::batch::search(&data, &source, k, selection, control)
         } else {
             search::scan(&data, &source, k, selection, control)

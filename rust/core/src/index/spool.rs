@@ -6,7 +6,6 @@ use std::io::Write;
 use half::f16;
 
 use super::batch::{Batch, Coding};
-use super::build::is_required;
 use super::column::{Column, ColumnReader, Place};
 use super::id_spool::IdSpool;
 use super::scale_unit::{scale_unit, to_half};
@@ -158,6 +157,7 @@ impl Spool {
                 .as_ref()
                 .map(|layout| layout.magnitude_bits().to_vec()),
         };
+        header.postings = None; // they are of the rows, and are made again where they are wanted
         header.ids_ascend = self.ids.as_ref().is_some_and(IdSpool::ascend);
         let order = match &mut self.ids {
             Some(ids) if !ids.ascend() => Some(ids.order(control)?),
@@ -278,7 +278,7 @@ impl<'a> Maker<'a> {
                 offset: 0,
                 length: numbers * dtype.bytes(),
                 checksum: String::new(),
-                required: is_required(name),
+                required: !section::OPTIONAL.contains(&name),
                 unit,
             },
             stream: Box::new(move |out| stream(out, &place, control)),

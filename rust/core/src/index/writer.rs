@@ -120,9 +120,10 @@ impl IndexWriter {
         crate::codes::check_dim(dim)?;
         options.check_mean()?;
         options.check_metadata()?;
-        if options.ids.is_some() || codebooks.sample_rows == 0 {
+        if options.ids.is_some() || options.postings.is_some() || codebooks.sample_rows == 0 {
             return Err(Error::argument(
-                "a writer takes ids with the rows, and a sample of at least 1 row",
+                "a writer takes ids with the rows, a sample of at least 1 row, and makes no \
+                 postings: give them to the opened file",
             ));
         }
         let atoms = options
@@ -467,6 +468,7 @@ fn frame(options: &BuildOptions<'_>, kind: ValueKind, atoms: Option<Atoms<'_>>) 
             })
             .collect(),
         ids_ascend: false,
+        postings: None,
         sections: Vec::new(),
     };
     Ok(Frame {

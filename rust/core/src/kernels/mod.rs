@@ -1,4 +1,4 @@
-//! The only hot loops: scores of packed rows and projections onto atoms.
+//! The only hot loops: scores of packed rows, projections onto atoms, sums over postings.
 //!
 //! One table of functions an instruction set, chosen once a search, never a row. A [`Kernels`]
 //! can be had only through the check that this CPU has its instructions, so holding one is
@@ -18,6 +18,7 @@
 mod generic;
 #[cfg(test)]
 mod oracle;
+mod postings;
 pub mod tile;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
@@ -28,6 +29,7 @@ use crate::codes::{RowCoding, RowsView};
 use crate::{Error, Result};
 
 pub use generic::{dot, norm};
+pub use postings::{add_list, bound_value, prefetch, Chunk, POSITIONS, SUMS};
 pub use tile::{IntegerRows, Passed, Tile, TileLayout, TILE};
 
 /// The environment variable that forces an instruction set.
@@ -92,6 +94,11 @@ impl WeightTable {
         })
     }
 
+    /// True where [`WeightTable::zeros`] would make a table like this one for these rows.
+    pub fn is_for(&self, rows: &RowsView<'_>) -> bool {
+        self.entries.len() == Self::padded(rows) && self.dim == rows.dim()
+    }
+
     /// Entries that every latent of such rows needs.
     fn padded(rows: &RowsView<'_>) -> usize {
         match rows.coding() {
@@ -116,6 +123,8 @@ type ScoreRows = unsafe fn(&RowsView<'_>, Range<usize>, &WeightTable, &mut [f64]
 type ProjectSome = unsafe fn(&[f32], usize, &[u32], &[f64], &mut [f64]);
 type PassRows = unsafe fn(&Tile, &IntegerRows, Range<usize>, &[f32; TILE], &mut Passed) -> usize;
 type Project = unsafe fn(&[f32], &[f64], usize, &mut [&mut [f64]]);
+type CountAtLeast = unsafe fn(&[u16], u16) -> usize;
+type FindAtLeast = unsafe fn(&mut [u16], u16, bool, &mut Vec<u16>);
 
 /// The kernels of one instruction set that this CPU has.
 #[derive(Debug, Clone, Copy)]
@@ -123,6 +132,8 @@ pub struct Kernels {
     isa: Isa,
     score_rows: ScoreRows,
     project: Project,
+    count_at_least: CountAtLeast,
+    find_at_least: FindAtLeast,
     project_some: ProjectSome,
     pass_rows: PassRows,
     tile_layout: TileLayout,
@@ -136,6 +147,8 @@ impl Kernels {
                 isa,
                 score_rows: generic::score_rows,
                 project: generic::project,
+                count_at_least: postings::count_at_least,
+                find_at_least: postings::find_at_least,
                 project_some: generic::project_some,
                 pass_rows: tile::pass_rows,
                 tile_layout: tile::PLAIN,
@@ -145,6 +158,8 @@ impl Kernels {
                 isa,
                 score_rows: x86_64::avx2::score_rows,
                 project: x86_64::avx2::project,
+                count_at_least: x86_64::sums::count_avx2,
+                find_at_least: x86_64::sums::find_avx2,
                 project_some: x86_64::avx2::project_some,
                 pass_rows: x86_64::tile_avx2::pass_rows,
                 tile_layout: x86_64::tile_avx2::LAYOUT,
@@ -162,6 +177,8 @@ impl Kernels {
                     isa,
                     score_rows: x86_64::avx512::score_rows,
                     project: x86_64::avx512::project,
+                    count_at_least: x86_64::sums::count_avx512,
+                    find_at_least: x86_64::sums::find_avx512,
                     project_some: x86_64::avx512::project_some,
                     pass_rows,
                     tile_layout,
@@ -290,6 +307,23 @@ impl Kernels {
         assert!(out.iter().all(|out| out.len() == atoms.len() / d));
         // SAFETY: the CPU has the instructions (Self::of is the only way to a Kernels).
         unsafe { (self.project)(atoms, queries, d, out) }
+    }
+
+    /// How many of the sums are at least `least`.
+    pub fn count_at_least(self, sums: &[u16], least: u16) -> usize {
+        // SAFETY: the CPU has the instructions (Self::of is the only way to a Kernels).
+        unsafe { (self.count_at_least)(sums, least) }
+    }
+
+    /// Appends the places of all sums of at least `least`, ascending; with `clear`, all sums are
+    /// 0 afterwards.
+    ///
+    /// # Panics
+    /// Where there are more than [`SUMS`] sums.
+    pub fn find_at_least(self, sums: &mut [u16], least: u16, clear: bool, found: &mut Vec<u16>) {
+        assert!(sums.len() <= SUMS);
+        // SAFETY: the CPU has the instructions (Self::of is the only way to a Kernels).
+        unsafe { (self.find_at_least)(sums, least, clear, found) }
     }
 
     /// Projects one query onto some atoms: `out[i]` is what [`Kernels::project`] gives for the

@@ -25,6 +25,20 @@ pub fn project(atom: &[f32], query: &[f64]) -> f64 {
         + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]))
 }
 
+/// The places of the sums that are at least `least`.
+pub fn at_least(sums: &[u16], least: u16) -> Vec<u16> {
+    let places = (0..sums.len()).filter(|&i| sums[i] >= least);
+    places.map(|i| i as u16).collect()
+}
+
+/// What a list of (bound, positions) adds to sums, in double precision.
+pub fn add_list(list: &[(f32, Vec<u16>)], weight: f32, cap: f32) -> Vec<(u16, u16)> {
+    let gain = |bound: f32| (weight * bound).min(cap).floor() as u16 + 1;
+    list.iter()
+        .flat_map(|(bound, positions)| positions.iter().map(move |&p| (p, gain(*bound))))
+        .collect()
+}
+
 /// The sum of the integer pass: before the group of four nonzeros `g`, what was summed so far is
 /// doubled `shifts[g]` times.
 pub fn integer_sum(nonzeros: &[(u32, i8)], shifts: &[u32], weight: impl Fn(u32) -> i8) -> i32 {

@@ -238,3 +238,57 @@ fn a_table_of_another_format_is_refused() {
     let table = WeightTable::zeros(&wide.view().unwrap()).unwrap();
     Kernels::best().score_rows(&narrow.view().unwrap(), 0..1, &table, &mut [0.0]);
 }
+
+proptest! {
+    #[test]
+    fn every_instruction_set_finds_the_sums_that_the_oracle_finds(
+        sums in prop_oneof![
+            proptest::collection::vec(0u16..6, 0..200),
+            proptest::collection::vec(any::<u16>(), 0..200),
+            (60usize..200, any::<u16>()).prop_map(|(n, sum)| vec![sum; n]),
+        ],
+        least in prop_oneof![0u16..7, any::<u16>(), Just(u16::MAX)],
+    ) {
+        let expected = oracle::at_least(&sums, least);
+        for kernels in Kernels::available() {
+            let isa = kernels.isa();
+            prop_assert_eq!(kernels.count_at_least(&sums, least), expected.len(), "{:?}", isa);
+            let mut left = sums.clone();
+            let mut found = vec![7];
+            kernels.find_at_least(&mut left, least, false, &mut found);
+            prop_assert_eq!(&found[1..], &expected[..], "{:?}", isa);
+            prop_assert_eq!(&left, &sums, "{:?}", isa);
+            found.clear();
+            kernels.find_at_least(&mut left, least, true, &mut found);
+            prop_assert_eq!(&found, &expected, "{:?}", isa);
+            prop_assert!(left.iter().all(|&sum| sum == 0), "{:?}", isa);
+        }
+    }
+
+    #[test]
+    fn a_list_adds_what_the_oracle_adds(
+        bounds in proptest::collection::vec(0u16..0x7F81, 0..20),
+        weight in prop_oneof![Just(0.0f32), 1e-30f32..1e30, 0.0f32..1e3, Just(f32::INFINITY)],
+        cap in 0.0f32..65_000.0,
+        seed in any::<u32>(),
+    ) {
+        let position = |i: usize| (seed.wrapping_mul(31).wrapping_add(i as u32 * 7919) >> 3) as u16;
+        let mut list = Vec::new();
+        let mut plain = Vec::new();
+        for (c, &bound) in bounds.iter().enumerate() {
+            let mut chunk = [bound; POSITIONS + 1];
+            for (i, place) in chunk[1..].iter_mut().enumerate() {
+                *place = position(c * POSITIONS + i);
+            }
+            plain.push((bound_value(bound), chunk[1..].to_vec()));
+            list.push(chunk);
+        }
+        let mut sums = vec![0u16; SUMS];
+        let mut expected = sums.clone();
+        for (place, gain) in oracle::add_list(&plain, weight, cap) {
+            expected[usize::from(place)] = expected[usize::from(place)].wrapping_add(gain);
+        }
+        add_list(&list, weight, cap, (&mut sums[..]).try_into().unwrap());
+        prop_assert_eq!(sums, expected);
+    }
+}

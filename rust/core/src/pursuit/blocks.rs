@@ -194,13 +194,24 @@ fn dots_of(a: [&[f32]; 4], b: [&[f32]; 2]) -> [[f32; 2]; 4] {
 const TILE: (usize, usize) = (4, 2);
 
 #[inline(always)]
-fn inner_products_body(rows: &[f32], d: usize, support: &[usize], new: usize, out: &mut [f32]) {
+fn inner_products_body(
+    (rows, d): (&[f32], usize),
+    item: &[f32],
+    support: &[usize],
+    targets: &mut [f32],
+    out: &mut [f32],
+) {
+    let new = support.len() - targets.len();
     let size = support.len();
     let row = |t: usize| &rows[support[t] * d..][..d];
     for i in (new..size).step_by(TILE.0) {
         let high = TILE.0.min(size - i);
         // beyond the last atom a tile repeats it, and what it gives there is not kept
         let a: [&[f32]; TILE.0] = std::array::from_fn(|r| row((i + r).min(size - 1)));
+        let with_item = dots_of(a, [item; 2]);
+        for (target, [product, _]) in targets[i - new..].iter_mut().zip(with_item) {
+            *target = product;
+        }
         for j in (0..i + high).step_by(TILE.1) {
             let wide = TILE.1.min(size - j);
             let b: [&[f32]; TILE.1] = std::array::from_fn(|c| row((j + c).min(size - 1)));
@@ -209,11 +220,6 @@ fn inner_products_body(rows: &[f32], d: usize, support: &[usize], new: usize, ou
             }
         }
     }
-}
-
-#[inline(always)]
-fn dot_body(a: &[f32], b: &[f32]) -> f32 {
-    dots_of([a; 4], [b; 2])[0][0]
 }
 
 #[inline(always)]
@@ -306,23 +312,20 @@ dispatched! {
 }
 
 dispatched! {
-    /// Inner products of the support's atoms from `new` on with all up to themselves:
-    /// `out[(i - new) * support.len() + j]` is that of atoms `support[i]` and `support[j]`, for
-    /// `j <= i`. Each is summed in an order that no CPU and no neighbour in the list changes.
+    /// Inner products of the support's last `targets.len()` atoms, from the `new`th on: with the
+    /// item, and with all atoms up to themselves. `out[(i - new) * support.len() + j]` is that of
+    /// atoms `support[i]` and `support[j]`, for `j <= i`. Each is summed in an order that no CPU
+    /// and no neighbour in the list changes. Atoms are given with their width.
     inner_products = inner_products_body(
-        rows: &[f32],
-        d: usize,
+        atoms: (&[f32], usize),
+        item: &[f32],
         support: &[usize],
-        new: usize,
+        targets: &mut [f32],
         out: &mut [f32],
     )
-    where new <= support.len() && out.len() == (support.len() - new) * support.len()
-}
-
-dispatched! {
-    /// Inner product of two vectors, summed in the same order.
-    dot = dot_body(a: &[f32], b: &[f32]) -> f32
-    where a.len() == b.len()
+    where targets.len() <= support.len()
+        && out.len() == targets.len() * support.len()
+        && item.len() == atoms.1
 }
 
 dispatched! {
@@ -340,16 +343,13 @@ dispatched! {
 /// Asks for a row before it is needed. Where a row is in the shared cache, fetching it one line
 /// after another took more than half of the time of [`subtract`].
 #[inline(always)]
-pub fn prefetch<E>(row: &[Block<E>]) {
+pub fn prefetch<T>(row: &[T]) {
     #[cfg(target_arch = "x86_64")]
-    for line in row {
+    for offset in (0..size_of_val(row)).step_by(64) {
         use std::arch::x86_64::{_mm_prefetch, _MM_HINT_T0};
-        let start = std::ptr::from_ref(line).cast::<i8>();
-        for offset in (0..size_of::<Block<E>>()).step_by(64) {
-            // SAFETY: a prefetch is a hint: it reads nothing and faults at no address, and
-            // this one is inside the block.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(start.add(offset)) };
-        }
+        // SAFETY: a prefetch is a hint: it reads nothing and faults at no address, and this one is
+        // inside the row.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(row.as_ptr().cast::<i8>().add(offset)) };
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = row;

@@ -10,6 +10,7 @@ use super::blocks::{blocks_for, flat_mut, Block, BLOCK};
 use super::csr::Encoded;
 use super::gram::{zeroed_blocks, Gram, Precision, Rows};
 use super::matching::{pursue, Atoms, Workspace};
+use super::projection::Projection;
 use super::{blocks, free, items, topk};
 use crate::control::Control;
 use crate::gemm;
@@ -76,6 +77,7 @@ pub struct Options {
 #[derive(Default)]
 struct Scratch {
     starts: Vec<Block<f32>>,
+    pairs: Vec<[i16; 2]>,
     work: Workspace,
 }
 
@@ -84,6 +86,8 @@ pub struct Encoder {
     atoms: Vec<f32>,
     d: usize,
     gram: Gram,
+    /// For pursuit with a Gram matrix of integers, which is coarser than this is.
+    projection: Option<Projection>,
     kernels: Kernels,
 }
 
@@ -107,10 +111,15 @@ impl Encoder {
             )));
         }
         let gram = Gram::new(&atoms, d, precision, limit_bytes, control)?;
+        let projection = match gram {
+            Gram::Int8(_) | Gram::Int16(_) => Some(Projection::new(&atoms, d)?),
+            Gram::Float32(_) | Gram::Free => None,
+        };
         Ok(Self {
             atoms,
             d,
             gram,
+            projection,
             kernels: Kernels::from_environment()?,
         })
     }
@@ -210,8 +219,8 @@ impl Encoder {
         let mut encoded = match (&self.gram, options.method) {
             (_, Method::TopK { refit }) => {
                 let mut order = Vec::new();
-                self.each(&unit, scratch, control, |start, work| {
-                    topk::project(self.view(), start, options.k, refit, &mut order, work);
+                self.each(&unit, None, scratch, control, |item, start, work| {
+                    topk::project(self.view(), item, start, options.k, refit, &mut order, work);
                 })?
             }
             (Gram::Float32(gram), Method::Pursuit { refit_every }) => {
@@ -253,33 +262,45 @@ impl Encoder {
         scratch: &mut Scratch,
         control: &Control,
     ) -> Result<Encoded> {
-        self.each(unit, scratch, control, |start, work| {
-            pursue(self.view(), gram, start, k, refit_every, work);
+        let projection = self.projection.as_ref();
+        self.each(unit, projection, scratch, control, |item, start, work| {
+            pursue(self.view(), gram, item, start, k, refit_every, work);
         })
     }
 
-    /// Runs `one` on the correlations of each item in turn.
+    /// Runs `one` on each item and its correlations in turn: those of `projection`, where it is
+    /// given.
     fn each(
         &self,
         unit: &[f32],
+        projection: Option<&Projection>,
         scratch: &mut Scratch,
         control: &Control,
-        mut one: impl FnMut(&[Block<f32>], &mut Workspace),
+        mut one: impl FnMut(&[f32], &[Block<f32>], &mut Workspace),
     ) -> Result<Encoded> {
         let blocks = blocks_for(self.len());
-        let Scratch { starts, work } = scratch;
+        let Scratch {
+            starts,
+            pairs,
+            work,
+        } = scratch;
         let length = unit.len() / self.d * blocks;
         if starts.len() < length {
             *starts = zeroed_blocks(length)?;
         }
         // the padding between rows is never written, so it stays zero
         let starts = &mut starts[..length];
-        let out = flat_mut(starts);
-        gemm::rows_by_rows(unit, &self.atoms, self.d, out, blocks * BLOCK);
+        match projection {
+            Some(projection) => projection.project(self.kernels, unit, pairs, starts),
+            None => {
+                let out = flat_mut(starts);
+                gemm::rows_by_rows(unit, &self.atoms, self.d, out, blocks * BLOCK);
+            }
+        }
         let mut encoded = Encoded::empty();
-        for start in starts.chunks_exact(blocks) {
+        for (item, start) in (unit.chunks_exact(self.d)).zip(starts.chunks_exact(blocks)) {
             control.check()?;
-            one(start, work);
+            one(item, start, work);
             encoded.push(&mut work.entries, work.cosine as f32);
             control.advance(1);
         }

@@ -2,7 +2,7 @@
 //! computed anew from the residuals, W r. It takes no memory that grows with the square of the
 //! atoms, and about k matrix products where the Gram form takes one.
 
-use super::blocks::{argmax, block_maxima, blocks_for, dot, flat, flat_mut, BLOCK};
+use super::blocks::{argmax, block_maxima, blocks_for, flat, flat_mut, BLOCK};
 use super::gram::zeroed_blocks;
 use super::matching::{Atoms, Workspace, NOTHING};
 use crate::control::Control;
@@ -68,7 +68,7 @@ pub fn pursue_batch(
                 residuals.copy_within(slot * d..(slot + 1) * d, kept * d);
                 kept += 1;
             } else {
-                item.work.settle(atoms);
+                item.work.settle(atoms, original);
                 item.work.finish();
                 done(item.position, &mut item.work);
             }
@@ -93,13 +93,12 @@ fn advance(
     }
     item.steps += 1;
     if !item.work.support.contains(&latent) {
-        let target = dot(atoms.kernels, original, atoms.row(latent));
-        item.work.choose(latent, target);
+        item.work.choose(latent);
         if item.work.support.len() == k {
             return false;
         }
         if item.work.support.len().is_multiple_of(refit_every) {
-            if item.work.settle(atoms) {
+            if item.work.settle(atoms, original) {
                 return false;
             }
             residual.copy_from_slice(original);

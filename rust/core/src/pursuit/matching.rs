@@ -54,7 +54,7 @@ pub struct Workspace {
     pub(super) maxima: Vec<u32>,
     /// Chosen latents in the order they were chosen.
     pub(super) support: Vec<usize>,
-    /// Inner products of the item and each of `support`.
+    /// Inner products of the item and each of `support` that was settled.
     targets: Vec<f32>,
     /// Over the atoms of `support` that were settled.
     pub(super) refit: Refit,
@@ -84,22 +84,22 @@ impl Workspace {
     }
 
     /// Takes `latent` into the support.
-    pub(super) fn choose(&mut self, latent: usize, target: f32) {
+    pub(super) fn choose(&mut self, latent: usize) {
         self.support.push(latent);
-        self.targets.push(target);
     }
 
-    /// Brings the refit up to the support, with exact inner products of the atoms; true if
-    /// nothing is left of the item. Atoms chosen after nothing was left leave the support.
-    pub(super) fn settle(&mut self, atoms: Atoms) -> bool {
+    /// Brings the refit of `item` up to the support, with exact inner products; true if nothing
+    /// is left of it. Atoms chosen after nothing was left leave the support.
+    pub(super) fn settle(&mut self, atoms: Atoms, item: &[f32]) -> bool {
         let (size, new) = (self.support.len(), self.refit.len());
+        self.targets.resize(size, 0.0);
         self.inner_products.resize((size - new) * size, 0.0);
         blocks::inner_products(
             atoms.kernels,
-            atoms.rows,
-            atoms.d,
+            (atoms.rows, atoms.d),
+            item,
             &self.support,
-            new,
+            &mut self.targets[new..],
             &mut self.inner_products,
         );
         for t in new..size {
@@ -130,13 +130,14 @@ impl Workspace {
 
 /// Encodes one item by pursuit, leaving its entries in `work`.
 ///
-/// `start` holds W x. The support grows to `k` atoms at most; it stays smaller when nothing is
-/// left of the item, or when atoms chosen before are chosen again so often that `k` further
+/// `start` holds W x, to choose by: it may be coarse. The support grows to `k` atoms at most; it
+/// stays smaller when nothing is left of the item, or when atoms chosen before are chosen again so often that `k` further
 /// steps were spent. Values are refitted whenever the support reaches a multiple of
 /// `refit_every`, and at the end.
 pub fn pursue<E: Entry>(
     atoms: Atoms,
     gram: &Rows<E>,
+    item: &[f32],
     start: &[Block<f32>],
     k: usize,
     refit_every: usize,
@@ -153,12 +154,13 @@ pub fn pursue<E: Entry>(
         let (step, row) = gram.row(latent);
         blocks::prefetch(row);
         if !work.support.contains(&latent) {
-            work.choose(latent, flat(start)[latent]);
+            blocks::prefetch(atoms.row(latent)); // read when the support is settled
+            work.choose(latent);
             if work.support.len() == k {
                 break;
             }
             if work.support.len().is_multiple_of(refit_every) {
-                if work.settle(atoms) {
+                if work.settle(atoms, item) {
                     break;
                 }
                 rows.clear();
@@ -197,6 +199,6 @@ pub fn pursue<E: Entry>(
             &[latent],
         );
     }
-    work.settle(atoms);
+    work.settle(atoms, item);
     work.finish();
 }

@@ -4,7 +4,7 @@
 //! * [`encoder`]: a batch of items to codes; the place to start reading.
 //! * [`matching`], [`free`], [`topk`]: one item, by pursuit over the Gram matrix, by pursuit
 //!   without it, by the linear projection.
-//! * [`gram`], [`blocks`], [`refit`]: what they are made of.
+//! * [`gram`], [`blocks`], [`refit`], [`projection`]: what they are made of.
 //! * [`update`], [`normal`], [`cholesky`], [`worst`]: a round of learning the dictionary.
 //! * [`items`], [`csr`]: what goes in and what comes out.
 
@@ -17,6 +17,7 @@ pub mod gram;
 pub mod items;
 pub mod matching;
 pub mod normal;
+pub mod projection;
 pub mod refit;
 pub mod topk;
 pub mod update;

@@ -7,6 +7,7 @@ use super::matching::{Atoms, Workspace, NOTHING};
 /// Encodes one item by the `k` largest |W x|, ties to the lower latent.
 pub fn project(
     atoms: Atoms,
+    item: &[f32],
     start: &[Block<f32>],
     k: usize,
     refit: bool,
@@ -28,9 +29,9 @@ pub fn project(
     order.retain(|&latent| magnitude(latent) > NOTHING);
     if refit {
         for &latent in order.iter() {
-            work.choose(latent as usize, start[latent as usize]);
+            work.choose(latent as usize);
         }
-        work.settle(atoms);
+        work.settle(atoms, item);
         work.finish();
         return;
     }

@@ -1,19 +1,24 @@
 //! A query becomes weights, weights become scores, scores become a top k.
 //!
 //! [`weights`] makes the weight vector `u` of each mode, [`scan`] scores rows with it, and
-//! [`top_k`] keeps the best of those that the [`selection`] admits. Knows rows, scales and atoms as slices, nothing of files or ids.
+//! [`top_k`] keeps the best of those that the [`selection`] admits; [`postings`] spare queries of
+//! few nonzeros most rows. Knows rows, scales and atoms as slices, nothing of files or ids.
 
 pub mod batch;
 pub mod candidates;
 pub mod integer;
+pub mod postings;
 pub mod request;
+pub mod rescore;
 pub mod scan;
 pub mod selection;
 pub mod tiles;
 pub mod top_k;
 pub mod weights;
 
+pub use postings::walk;
 pub use request::Request;
+pub use rescore::rescore;
 pub use scan::{scan, Scales, ScanRows};
 pub use selection::{Bitmap, Exclusions, Selection};
 pub use top_k::{Hit, TopK};

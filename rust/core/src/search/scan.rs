@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use super::{Hit, Queries, Selection, TopK, WeightSource};
 use crate::codes::RowsView;
 use crate::control::Control;
-use crate::kernels::{Kernels, WeightTable};
+use crate::kernels::{prefetch, Kernels, WeightTable};
 use crate::{Error, Result};
 
 /// Rows of a block: at 32 nonzeros of 6 bytes 100 KB, which a second-level cache holds.
@@ -64,7 +64,17 @@ impl Scales<'_> {
         }
     }
 
-    fn apply(&self, rows: Range<usize>, sums: &mut [f64]) {
+    /// Asks the memory for the scale of a row.
+    pub(super) fn prefetch(&self, row: usize) {
+        match self {
+            Self::One => {}
+            Self::Float32(scales) => prefetch(bytemuck::bytes_of(&scales[row])),
+            Self::Float16(scales, _) => prefetch(bytemuck::bytes_of(&scales[row])),
+        }
+    }
+
+    /// Multiplies the sums of these rows by their scales.
+    pub(super) fn apply(&self, rows: Range<usize>, sums: &mut [f64]) {
         match self {
             Self::One => {}
             _ => {

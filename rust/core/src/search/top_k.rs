@@ -70,6 +70,26 @@ impl TopK {
         }
     }
 
+    /// Cuts to the best k now, so that the threshold is the score of the k-th where there are
+    /// as many; otherwise it rises only when 2k are held.
+    pub fn tighten(&mut self) {
+        self.cut();
+        if self.hits.len() == self.k {
+            let scores = self.hits.iter().map(|hit| hit.score);
+            self.threshold = scores.fold(f64::INFINITY, f64::min);
+        }
+    }
+
+    /// How many hits are held; up to 2k - 1.
+    pub fn len(&self) -> usize {
+        self.hits.len()
+    }
+
+    /// True where nothing is held.
+    pub fn is_empty(&self) -> bool {
+        self.hits.is_empty()
+    }
+
     /// Takes what another has kept.
     pub fn merge(&mut self, other: Self) {
         for hit in other.hits {
@@ -119,6 +139,20 @@ mod tests {
         }
         let positions: Vec<_> = top.into_sorted().iter().map(|hit| hit.position).collect();
         assert_eq!(positions, [2, 3, 4]);
+    }
+
+    #[test]
+    fn a_tightened_top_has_the_score_of_its_last_as_threshold() {
+        let mut top = TopK::new(2);
+        top.push(3.0, 0);
+        top.tighten();
+        assert_eq!((top.threshold(), top.len()), (f64::NEG_INFINITY, 1));
+        top.push(1.0, 1);
+        top.tighten();
+        assert_eq!((top.threshold(), top.len()), (1.0, 2));
+        top.push(2.0, 2);
+        top.tighten();
+        assert_eq!((top.threshold(), top.len()), (2.0, 2));
     }
 
     #[test]

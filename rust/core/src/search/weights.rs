@@ -301,13 +301,25 @@ impl WeightSource<'_> {
 fn fill_sparse(table: &mut WeightTable, codes: &CodesView<'_>, query: usize, metric: Metric) {
     let weights = table.weights_mut();
     weights.fill(0.0);
+    for (latent, weight) in sparse_weights(codes, query, metric) {
+        weights[latent as usize] = weight;
+    }
+}
+
+/// The weights of a query in sparse mode that are not 0, with their latents, ascending.
+pub fn sparse_weights<'a>(
+    codes: &CodesView<'a>,
+    query: usize,
+    metric: Metric,
+) -> impl Iterator<Item = (u32, f64)> + use<'a> {
     let (latents, values) = codes.row(query);
-    let wide: Vec<f64> = values.iter().map(|&value| f64::from(value)).collect();
     let divisor = match metric {
         Metric::InnerProduct => 1.0,
-        Metric::Cosine => norm(&wide), // not 0: a canonical code has no zeros
+        Metric::Cosine => {
+            let wide: Vec<f64> = values.iter().map(|&value| f64::from(value)).collect();
+            norm(&wide) // not 0: a canonical code has no zeros
+        }
     };
-    for (&latent, value) in latents.iter().zip(wide) {
-        weights[latent as usize] = value / divisor;
-    }
+    let weights = values.iter().map(move |&value| f64::from(value) / divisor);
+    latents.iter().copied().zip(weights)
 }

@@ -1,0 +1,522 @@
+//! Exact search through postings.
+//!
+//! # Why it is exact
+//!
+//! Let `t` run over the latents that query and row share, `u_t` be the query's weights, and
+//! `w_t` the row's values times its scale; the score is `sum u_t w_t`. A list that the walk adds
+//! holds only terms with `u_t w_t > 0`, each under a bound `b >= |w_t|`.
+//!
+//! 1. *Sums bound scores.* With unit `e`, a posting adds `c = 1 + floor(p)` where `p` is
+//!    `(|u| / e) * b` in float32, the weight `|u| / e` having been raised by 2^-20 first. That
+//!    outweighs the two roundings of 2^-24, so `c >= u_t w_t / e` (a product that vanishes in
+//!    float32 is below 1, and 1 is added), and `e` times a row's sum is at least the sum `P` of
+//!    its positive terms.
+//! 2. *Rounding of scores.* The score as computed in double precision has at most `2 T + 10`
+//!    roundings in any path, for `T` terms of the query (products with weights of 0 add
+//!    nothing), so it is below `P (1 + g) - N (1 - g)` with the sum `N >= 0` of the magnitudes
+//!    of its negative terms and `g < 2^-40` for `T` up to [`MAX_TERMS`]: negative terms, however
+//!    large, can only lower it. So a score of at least `h > 0` needs `P >= h (1 - 2^-39)`, and a
+//!    sum of at least `floor(h (1 - 2^-38) / e)`.
+//! 3. *Caps.* A single gain is cut at `1 + floor(cap)`, with `cap` at least the sum that is
+//!    asked for, so a row that is cut is found all the same.
+//! 4. *No overflow.* `e` is chosen so that all largest gains of a block, cut, add up to less
+//!    than 65,536.
+//! 5. *What is not found.* Rows of positive score share a latent with the query, so they are in
+//!    a list. Where fewer than k rows have a positive score, those of score 0 by ascending
+//!    position and then those of negative score follow: rows are scanned from the first on until
+//!    k are found ([`fill_up`]).
+//!
+//! Rows whose sums reach the threshold are scored by the same kernel as in a scan, so scores
+//! have the same bits. Thresholds are scores of rows that were scored: they only decide what is
+//! left out, and never leave out a row of the best k. So results do not depend on the order of
+//! blocks or on threads.
+
+use std::cell::Cell;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rayon::prelude::*;
+
+use super::{bound_value, Chunk, PostingsView};
+use crate::control::Control;
+use crate::kernels::{add_list, prefetch, WeightTable, SUMS};
+use crate::search::weights::sparse_weights;
+use crate::search::{Hit, Queries, ScanRows, Selection, TopK, WeightSource};
+use crate::{Error, Result};
+
+/// The most nonzeros of a query that is walked; others are scanned for. Each may cost a unit of
+/// 65,536 to rounding, so with this many half of the resolution is left.
+pub const MAX_TERMS: usize = 1 << 13;
+
+/// Tasks a thread, where one query's blocks are shared out.
+const TASKS_A_THREAD: usize = 2;
+
+/// What one gain may be, in thresholds: above 1, so that a threshold that rises while a block is
+/// added up can be used for it.
+const CAP: f64 = 1.25;
+
+/// The cap where there is no threshold: above every product of three numbers in float32, and
+/// still finite when all terms reach it.
+const NO_CAP: f64 = 1e300;
+
+/// The largest sum.
+const MOST: f64 = 65_535.0;
+
+/// Rows of a block that are scanned at once where the walk leaves places free.
+const ROWS_A_SCAN: usize = 512;
+
+/// One latent of a query that rows have.
+#[derive(Debug, Clone, Copy)]
+struct Term<'a> {
+    /// |weight|.
+    weight: f64,
+    /// Starts of the lists of its sign, by block.
+    starts: &'a [u32],
+}
+
+/// One query, ready to be walked.
+#[derive(Debug)]
+struct Query<'a> {
+    number: usize,
+    terms: Vec<Term<'a>>,
+    /// The k-th best score that any task has seen, as bits: those of positive numbers ascend
+    /// with the numbers.
+    threshold: AtomicU64,
+}
+
+/// What a task needs for itself: sums, weights, and room for lists. Kept by its thread.
+#[derive(Debug)]
+struct Scratch {
+    sums: Box<[u16; SUMS]>,
+    block_items: usize,
+    table: WeightTable,
+    found: Vec<u16>,
+    pending: Vec<usize>,
+}
+
+thread_local! {
+    /// The last task's scratch; its sums and weights are 0. Making them anew costs as much as
+    /// walking a small index.
+    static KEPT: Cell<Option<Scratch>> = const { Cell::new(None) };
+}
+
+/// The best `k` rows of each query that the selection admits, as
+/// [`scan`](super::super::scan()) finds them.
+///
+/// Runs on the current rayon pool.
+///
+/// # Errors
+/// [`Error::Argument`] for `k = 0` queries that are no codes or do not fit the selection, [`Error::OutOfMemory`],
+/// [`Error::Interrupted`].
+///
+/// # Panics
+/// Where the postings are of another number of rows, or a query has another dim.
+pub fn walk(
+    postings: &PostingsView<'_>,
+    data: &ScanRows<'_>,
+    source: &WeightSource<'_>,
+    k: usize,
+    selection: Selection<'_>,
+    control: &Control,
+) -> Result<Vec<Vec<Hit>>> {
+    let Queries::Codes(codes) = source.queries else {
+        return Err(Error::argument("postings answer codes, got dense queries"));
+    };
+    if k == 0 {
+        return Err(Error::argument("k is 0; expected at least 1"));
+    }
+    let n = data.rows.len();
+    selection.check(n, codes.len())?;
+    assert_eq!(codes.dim(), data.rows.dim());
+    assert_eq!(postings.n_blocks(), n.div_ceil(postings.block_items()));
+    let walk = Walk {
+        postings,
+        data,
+        source,
+        k: k.min(selection.count(n)),
+        selection,
+        control,
+    };
+    let ranges = walk.block_ranges(codes.len());
+    (0..codes.len())
+        .into_par_iter()
+        .map(|query| walk.answer(query, &ranges))
+        .collect()
+}
+
+/// All that the tasks of a search share.
+struct Walk<'a> {
+    postings: &'a PostingsView<'a>,
+    data: &'a ScanRows<'a>,
+    source: &'a WeightSource<'a>,
+    k: usize,
+    selection: Selection<'a>,
+    control: &'a Control,
+}
+
+impl<'a> Walk<'a> {
+    /// Ranges of blocks for the tasks of a query: one, unless there are more threads than
+    /// queries.
+    fn block_ranges(&self, n_queries: usize) -> Vec<Range<usize>> {
+        let threads = rayon::current_num_threads();
+        let blocks = self.postings.n_blocks();
+        let tasks = if threads == 1 || n_queries >= TASKS_A_THREAD * threads {
+            1
+        } else {
+            (TASKS_A_THREAD * threads).div_ceil(n_queries.max(1))
+        };
+        let size = blocks.div_ceil(tasks).max(1);
+        (0..blocks)
+            .step_by(size)
+            .map(|start| start..blocks.min(start + size))
+            .collect()
+    }
+
+    fn answer(&self, query: usize, ranges: &[Range<usize>]) -> Result<Vec<Hit>> {
+        let asked = self.query(query);
+        let top = match &asked {
+            Some(asked) => ranges
+                .par_iter()
+                .map(|range| self.in_scratch(query, |scratch| self.range(asked, range, scratch)))
+                .try_reduce(
+                    || TopK::new(self.k),
+                    |mut all, top| {
+                        all.merge(top);
+                        Ok(all)
+                    },
+                )?,
+            None => TopK::new(self.k),
+        };
+        let mut top = top;
+        top.tighten();
+        if top.len() < self.k {
+            let found_positive = asked.is_some();
+            top = self.in_scratch(query, |scratch| {
+                self.fill_up(query, top, found_positive, &scratch.table)
+            })?;
+        }
+        self.control.advance(1);
+        Ok(top.into_sorted())
+    }
+
+    /// The query's terms; `None` where it cannot be walked.
+    fn query(&self, query: usize) -> Option<Query<'a>> {
+        let Queries::Codes(codes) = self.source.queries else {
+            return None;
+        };
+        let terms: Vec<_> = sparse_weights(&codes, query, self.source.metric)
+            .filter_map(|(latent, weight)| {
+                let slot = self.postings.slot(latent)?;
+                Some(Term {
+                    weight: weight.abs(),
+                    starts: self.postings.starts_of(slot, weight < 0.0),
+                })
+            })
+            .collect();
+        (terms.len() <= MAX_TERMS).then_some(Query {
+            number: query,
+            terms,
+            threshold: AtomicU64::new(0),
+        })
+    }
+
+    /// Runs `work` with a scratch whose table holds the query's weights.
+    fn in_scratch<T>(
+        &self,
+        query: usize,
+        work: impl FnOnce(&mut Scratch) -> Result<T>,
+    ) -> Result<T> {
+        let Queries::Codes(codes) = self.source.queries else {
+            unreachable!("walk has refused dense queries")
+        };
+        let block_items = self.postings.block_items();
+        let kept = KEPT.take().filter(|kept| {
+            // another block size would read sums that a damaged file may have left
+            kept.block_items == block_items && kept.table.is_for(&self.data.rows)
+        });
+        let mut scratch = match kept {
+            Some(kept) => kept,
+            None => Scratch::new(self.data, block_items)?,
+        };
+        let weights = scratch.table.weights_mut();
+        for (latent, weight) in sparse_weights(&codes, query, self.source.metric) {
+            weights[latent as usize] = weight;
+        }
+        // on an error the scratch, whose sums may not be 0, is dropped
+        let done = work(&mut scratch)?;
+        let weights = scratch.table.weights_mut();
+        for &latent in codes.row(query).0 {
+            weights[latent as usize] = 0.0;
+        }
+        if !self.data.rows.has_wide_latents() {
+            KEPT.set(Some(scratch));
+        }
+        Ok(done)
+    }
+
+    /// The best k of the rows of positive score in a range of blocks.
+    fn range(
+        &self,
+        query: &Query<'_>,
+        blocks: &Range<usize>,
+        scratch: &mut Scratch,
+    ) -> Result<TopK> {
+        let mut top = TopK::new(self.k);
+        let mut lists = Vec::with_capacity(query.terms.len());
+        for block in blocks.clone() {
+            self.control.check()?;
+            if !self.selection.block_has_any(self.rows_of(block)) {
+                continue;
+            }
+            self.block(query, block, &mut lists, &mut top, scratch);
+        }
+        self.score_pending(query, &mut top, scratch);
+        Ok(top)
+    }
+
+    fn rows_of(&self, block: usize) -> Range<usize> {
+        let items = self.postings.block_items();
+        block * items..self.data.rows.len().min((block + 1) * items)
+    }
+
+    /// Adds up a block and takes note of the rows that are to be scored.
+    fn block(
+        &self,
+        query: &Query<'_>,
+        block: usize,
+        lists: &mut Vec<(f64, &'a [Chunk])>,
+        top: &mut TopK,
+        scratch: &mut Scratch,
+    ) {
+        let kernels = self.source.kernels;
+        let threshold = query.threshold(top);
+        let Some(units) = self.lists_of(query, block, threshold, lists) else {
+            return self.score_pending(query, top, scratch);
+        };
+        // asking the memory for the first lines of the lists ahead gained nothing (Zen 4): lists
+        // of one latent follow each other from block to block, which the hardware sees
+        for (weight, list) in lists.iter() {
+            add_list(list, units.of(*weight), units.cap, &mut scratch.sums);
+        }
+        let items = self.postings.block_items();
+        scratch.sums[items] = 0; // the place of what fills chunks
+                                 // the rows of the last block that were asked for are here by now
+        self.score_pending(query, top, scratch);
+        let rows = self.rows_of(block);
+        if query.threshold(top) == 0.0 {
+            self.score_largest(query, rows.clone(), top, scratch);
+        }
+        let least = units.least(query.threshold(top));
+        // beyond the rows there is something in the sums of a damaged file only
+        let sums = &mut scratch.sums[..(items + 1).next_multiple_of(64).min(SUMS)];
+        scratch.found.clear();
+        kernels.find_at_least(sums, least, true, &mut scratch.found);
+        for &position in &scratch.found {
+            let row = rows.start + usize::from(position);
+            if row < rows.end && self.selection.admits(query.number, row as u64) {
+                prefetch(self.data.rows.row_bytes(row));
+                self.data.scales.prefetch(row);
+                scratch.pending.push(row);
+            }
+        }
+    }
+
+    /// The lists of a block that can add to a score; `None` where they cannot reach the
+    /// threshold together.
+    fn lists_of(
+        &self,
+        query: &Query<'_>,
+        block: usize,
+        threshold: f64,
+        lists: &mut Vec<(f64, &'a [Chunk])>,
+    ) -> Option<Units> {
+        lists.clear();
+        let (mut reach, mut capped) = (0.0, 0.0);
+        let cap = if threshold > 0.0 {
+            (CAP * threshold).min(NO_CAP)
+        } else {
+            NO_CAP
+        };
+        for term in &query.terms {
+            let list = self
+                .postings
+                .chunks(term.starts[block], term.starts[block + 1]);
+            if let Some(first) = list.first() {
+                let most = term.weight * f64::from(bound_value(first[0]));
+                reach += most;
+                capped += most.min(cap);
+                lists.push((term.weight, list));
+            }
+        }
+        (!lists.is_empty() && reach >= threshold * MARGIN)
+            .then(|| Units::new(capped, cap, lists.len()))
+    }
+
+    /// Scores the rows with the k largest sums, for a first threshold, and takes them out of the
+    /// sums.
+    fn score_largest(
+        &self,
+        query: &Query<'_>,
+        rows: Range<usize>,
+        top: &mut TopK,
+        scratch: &mut Scratch,
+    ) {
+        let kernels = self.source.kernels;
+        let sums = &mut scratch.sums[..rows.len()];
+        // bisection for the largest sum that k rows reach, to one part in 16
+        let (mut least, mut above) = (1u16, u16::MAX);
+        if kernels.count_at_least(sums, least) < self.k {
+            return;
+        }
+        while above - least > least / 16 {
+            let middle = least + (above - least).div_ceil(2);
+            if kernels.count_at_least(sums, middle) >= self.k {
+                least = middle;
+            } else {
+                above = middle - 1;
+            }
+        }
+        scratch.found.clear();
+        kernels.find_at_least(sums, least, false, &mut scratch.found);
+        for &position in &scratch.found {
+            scratch.sums[usize::from(position)] = 0;
+            let row = rows.start + usize::from(position);
+            if self.selection.admits(query.number, row as u64) {
+                self.score(row, top, &scratch.table);
+            }
+        }
+        top.tighten();
+        query.raise(top);
+    }
+
+    fn score_pending(&self, query: &Query<'_>, top: &mut TopK, scratch: &mut Scratch) {
+        if scratch.pending.is_empty() {
+            return;
+        }
+        for &row in &scratch.pending {
+            self.score(row, top, &scratch.table);
+        }
+        scratch.pending.clear();
+        top.tighten();
+        query.raise(top);
+    }
+
+    /// Scores a row and takes it where its score is positive.
+    fn score(&self, row: usize, top: &mut TopK, table: &WeightTable) {
+        let mut score = [0.0];
+        let kernels = self.source.kernels;
+        kernels.score_rows(&self.data.rows, row..row + 1, table, &mut score);
+        self.data.scales.apply(row..row + 1, &mut score);
+        if score[0] > 0.0 {
+            top.push(score[0], row as u64);
+        }
+    }
+
+    /// Fills `top` up to k rows, of which it holds all of positive score if `found_positive`.
+    fn fill_up(
+        &self,
+        query: usize,
+        mut top: TopK,
+        found_positive: bool,
+        table: &WeightTable,
+    ) -> Result<TopK> {
+        let n = self.data.rows.len();
+        let mut missing = self.k - top.len();
+        let mut scores = [0.0; ROWS_A_SCAN];
+        for start in (0..n).step_by(ROWS_A_SCAN) {
+            self.control.check()?;
+            let rows = start..n.min(start + ROWS_A_SCAN);
+            if !self.selection.block_has_any(rows.clone()) {
+                continue;
+            }
+            let scores = &mut scores[..rows.len()];
+            let kernels = self.source.kernels;
+            kernels.score_rows(&self.data.rows, rows.clone(), table, scores);
+            self.data.scales.apply(rows.clone(), scores);
+            for (&score, row) in scores.iter().zip(rows) {
+                let is_known = found_positive && score > 0.0;
+                if is_known || !self.selection.admits(query, row as u64) {
+                    continue;
+                }
+                top.push(score, row as u64);
+                if found_positive && score == 0.0 {
+                    missing -= 1;
+                    if missing == 0 {
+                        // what follows scores no more and stands at higher positions
+                        return Ok(top);
+                    }
+                }
+            }
+        }
+        Ok(top)
+    }
+}
+
+/// 1 - 2^-38: see the module's head.
+const MARGIN: f64 = 1.0 - 1.0 / (1u64 << 38) as f64;
+
+impl Query<'_> {
+    /// A score that k rows reach; 0 where none is known.
+    fn threshold(&self, top: &TopK) -> f64 {
+        let shared = f64::from_bits(self.threshold.load(Ordering::Relaxed));
+        shared.max(top.threshold())
+    }
+
+    /// Tells other tasks.
+    fn raise(&self, top: &TopK) {
+        if top.threshold() > 0.0 {
+            let bits = top.threshold().to_bits();
+            self.threshold.fetch_max(bits, Ordering::Relaxed);
+        }
+    }
+}
+
+/// What a unit of a block's sums is worth, and the largest gain.
+#[derive(Debug, Clone, Copy)]
+struct Units {
+    unit: f64,
+    cap: f32,
+}
+
+impl Units {
+    /// For `n_lists` lists whose largest gains, cut at `cap`, add up to `capped`.
+    fn new(capped: f64, cap: f64, n_lists: usize) -> Self {
+        // each list may gain 2 units by rounding up, and a part of 2^-19 by raised weights
+        let unit = capped / (MOST - 1.0 - 2.0 * n_lists as f64);
+        Self {
+            unit,
+            cap: (cap / unit).min(MOST - 2.0) as f32,
+        }
+    }
+
+    /// A weight in units, raised.
+    fn of(&self, weight: f64) -> f32 {
+        (weight / self.unit * (1.0 + 1.0 / (1u64 << 20) as f64)) as f32
+    }
+
+    /// The sum that a score of `threshold` needs; at least 1.
+    fn least(&self, threshold: f64) -> u16 {
+        let sum = (threshold * MARGIN / self.unit).floor();
+        sum.min(f64::from(self.cap).floor()).max(1.0) as u16
+    }
+}
+
+impl Scratch {
+    fn new(data: &ScanRows<'_>, block_items: usize) -> Result<Self> {
+        let out_of_memory = Error::OutOfMemory {
+            what: "sums of postings",
+            bytes: SUMS * size_of::<u16>(),
+        };
+        let sums = bytemuck::allocation::try_zeroed_slice_box::<u16>(SUMS)
+            .ok()
+            .and_then(|sums| sums.try_into().ok())
+            .ok_or(out_of_memory)?;
+        Ok(Self {
+            sums,
+            block_items,
+            table: WeightTable::zeros(&data.rows)?,
+            found: Vec::new(),
+            pending: Vec::new(),
+        })
+    }
+}
