@@ -129,9 +129,7 @@ def by_sp_matmul_rs(codes: sr.SparseCodes) -> dict[str, Method]:
 
     columns = _csr(codes).T.tocsr()
     return {
-        f"chunk_cols={chunk}": _from_top_n(
-            sp_matmul_rs.sp_matmul_topn, columns, chunk_cols=chunk
-        )
+        f"chunk_cols={chunk}": _from_top_n(sp_matmul_rs.sp_matmul_topn, columns, chunk_cols=chunk)
         for chunk in (None, 16_384, 65_536)
     }
 
@@ -215,7 +213,9 @@ def measured(
             truth = found if truth is None else truth
             walls[name].append(wall)
             cpus[name].append(cpu)
-            both = [len(set(a) & set(b)) for a, b in zip(found.tolist(), truth.tolist(), strict=True)]
+            both = [
+                len(set(a) & set(b)) for a, b in zip(found.tolist(), truth.tolist(), strict=True)
+            ]
             shared[name].append(sum(both) / found.size)
     reference = statistics.median(cpus[next(iter(methods))])
     rows = []
@@ -248,17 +248,13 @@ def touched(codes: sr.SparseCodes, queries: sr.SparseCodes) -> tuple[float, floa
 def of_corpus(cache: Cache, name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Every method on one corpus, for each k."""
     codes, queries = cache.codes(name), cache.queries
-    plain = {
-        bits: sr.SparseIndex.from_codes(codes, value_bits=bits) for bits in (32, 4)
-    }
+    plain = {bits: sr.SparseIndex.from_codes(codes, value_bits=bits) for bits in (32, 4)}
     fast = {bits: index.with_postings() for bits, index in plain.items()}
     methods: dict[str, dict[str, Method]] = {
         "ours, 32-bit values": {"": ours(fast[32])},
         "ours, 4-bit values": {"": ours(fast[4])},
         "ours, 4-bit values, query by query": {
-            "": lambda q, k: np.concatenate(
-                [ours(fast[4])(q[i : i + 1], k) for i in range(len(q))]
-            )
+            "": lambda q, k: np.concatenate([ours(fast[4])(q[i : i + 1], k) for i in range(len(q))])
         },
         "ours, 32-bit values, no postings": {"": ours(plain[32])},
     }

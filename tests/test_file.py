@@ -139,6 +139,28 @@ def test_a_file_of_the_first_version_still_opens_and_answers():
             assert result.scores.tobytes().hex() == wanted["scores_hex"]
 
 
+def test_golden_files_of_ids_and_journals_still_open_and_answer():
+    golden = Path(__file__).parent / "formats"
+    for name, expected in json.loads((golden / "v1_ids.json").read_text()).items():
+        index = sr.SparseIndex.open(golden / name)
+        index.verify()
+        assert index.ids.tolist() == expected["all_ids"]
+        sridx_spec.ids(*sridx_spec.read(golden / name))
+        queries = sr.SparseCodes.from_dense(np.array(expected["queries"]))
+        result = index.search(queries, 5)
+        assert result.ids.tolist() == expected["ids"]
+        assert result.scores.tobytes().hex() == expected["scores_hex"]
+        journal = golden / f"{name}.journal"
+        if journal.exists():
+            checksum = struct.unpack_from("<Q", (golden / name).read_bytes(), 24)[0]
+            changes = sridx_spec.journal(journal.read_bytes(), checksum)
+            kinds = [kind for frame in changes for kind, _ in frame]
+            assert kinds == ["add", "remove", "remove", "add"]
+            found = index.stats()["changes"]
+            assert (found["added"], found["removed"]) == (6, 2)
+            assert found["journal_bytes"] == len(journal.read_bytes())
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

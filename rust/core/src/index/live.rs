@@ -440,7 +440,11 @@ fn read(path: &Path, mapped: bool, control: &Control) -> Result<(Snapshot, Behin
     Err(Error::io("open", path, error))
 }
 
-fn replayed(base: Arc<Index>, journal: &journal::Journal) -> Result<Snapshot> {
+/// The snapshot that the changes of a journal lead to.
+///
+/// # Errors
+/// [`Error::Format`] where they are not changes of this index.
+pub fn replayed(base: Arc<Index>, journal: &journal::Journal) -> Result<Snapshot> {
     let coding = base.coding();
     let mut replay = Replay::new(base);
     for (offset, frame) in journal.frames() {

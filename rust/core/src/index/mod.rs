@@ -22,7 +22,7 @@ mod writer;
 pub use build::{BuildOptions, DictionaryData, ValueCoding};
 pub use fetch::codes_of;
 pub use ids::{check_ids, Id, Ids, Order, OwnedIds, Strings, Unsigned};
-pub use live::LiveIndex;
+pub use live::{replayed, LiveIndex};
 pub use merge::merge;
 pub use snapshot::Snapshot;
 pub use writer::{Codebooks, IndexWriter};
