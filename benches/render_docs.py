@@ -346,7 +346,8 @@ def reliability() -> str:
         [
             "| done | times | came of it |",
             "|---|---:|---|",
-            f"| inputs mutated ({targets}) | {fuzz['executions']:,} | {fuzz['failures']} failures |",
+            f"| inputs mutated ({targets}) | {fuzz['executions']:,} | "
+            f"{fuzz['failures']} failures |",
             f"| processes killed (SIGKILL: {killed}) | {kills['kills']:,} | "
             f"{kills['lost']} of {kills['acknowledged_changes']:,} acknowledged changes lost, "
             f"{kills['torn']} torn |",
@@ -361,8 +362,8 @@ def reliability() -> str:
             f"{mapped['file_mb']:.0f} MB | 1 | "
             f"{mapped['above_interpreter_mb']:.0f} MB beside the page cache |",
             "",
-            "A cut file is refused. A cut journal is read up to its last whole commit, and one that "
-            "is shorter than its header refused. " + _reliability_machine(kills),
+            "A cut file is refused. A cut journal is read up to its last whole commit, and one "
+            "that is shorter than its header refused. " + _reliability_machine(kills),
         ]
     )
 

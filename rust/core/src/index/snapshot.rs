@@ -372,7 +372,7 @@ impl Snapshot {
                 .flat_map(|word| (!word).to_le_bytes())
                 .take(n.div_ceil(8))
                 .collect();
-            if let Some(last) = bytes.last_mut().filter(|_| n % 8 > 0) {
+            if let Some(last) = bytes.last_mut().filter(|_| !n.is_multiple_of(8)) {
                 *last &= (1 << (n % 8)) - 1; // no bits past the last row
             }
             // two threads may make it at once: both make the same, one is kept

@@ -77,8 +77,8 @@ pub struct IndexWriter {
 
 /// Rows are held until codebooks are there, then spilled.
 enum State {
-    Sampling(Sample, Coding),
-    Spooling(Spool),
+    Sampling(Sample, Box<Coding>),
+    Spooling(Box<Spool>),
 }
 
 /// Codes that are held, with their ids.
@@ -175,9 +175,9 @@ impl IndexWriter {
             }),
             frame,
             state: if is_ready {
-                State::Spooling(Spool::new(coding, place.clone()))
+                State::Spooling(Box::new(Spool::new(coding, place.clone())))
             } else {
-                State::Sampling(Sample::default(), coding)
+                State::Sampling(Sample::default(), Box::new(coding))
             },
             place,
             is_broken: false,
@@ -277,7 +277,7 @@ impl IndexWriter {
         let State::Sampling(sample, coding) = &mut self.state else {
             return Ok(());
         };
-        let (sample, mut coding) = (std::mem::take(sample), coding.clone());
+        let (sample, mut coding) = (std::mem::take(sample), Coding::clone(coding));
         let codes = sample.view(coding.dim)?;
         let mut lengths = RowLengths::of(codes);
         lengths.longest = lengths.longest.max(self.codebooks.longest.unwrap_or(1));
@@ -286,7 +286,7 @@ impl IndexWriter {
         }
         let bits = self.bits.as_ref().expect("only rank coding samples");
         coding.layout = Some(learn_layout(codes, bits, lengths, control)?);
-        self.state = State::Spooling(Spool::new(coding, self.place.clone()));
+        self.state = State::Spooling(Box::new(Spool::new(coding, self.place.clone())));
         let ids = sample.ids.as_ref().map(OwnedIds::view);
         for first in (0..codes.len()).step_by(ROWS_A_BATCH) {
             let last = codes.len().min(first + ROWS_A_BATCH);
