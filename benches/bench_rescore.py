@@ -59,6 +59,12 @@ class Contender:
         return time.perf_counter() - begun
 
 
+def command(script: str, dictionary: Path | None) -> str:
+    """How the result file says that it was made."""
+    given = "" if dictionary is None else " --dictionary FILE"
+    return f"python benches/{script}.py --data PATH{given}"
+
+
 def split(data: Path) -> tuple[NDArray[np.float16], NDArray[np.float32]]:
     """Items, rounded to half precision as they are stored, and held-out queries."""
     x = np.load(data / EMBEDDINGS).astype(np.float32)
@@ -201,7 +207,7 @@ def measure(data: Path, dictionary: Path | None, folder: Path) -> dict[str, Any]
             measure_cold(contender, queries, npy if contender.row["disk"] == ".npy" else parquet)
     return {
         "benchmark": "rescore",
-        "command": "python benches/bench_rescore.py --data PATH",
+        "command": command("bench_rescore", dictionary),
         "machine": _machine.describe(),
         "data": {
             "name": "package descriptions, all-MiniLM-L6-v2",

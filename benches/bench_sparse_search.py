@@ -156,7 +156,7 @@ def by_pyvsag(codes: sr.SparseCodes) -> dict[str, Method]:
                 one = queries[row : row + 1]
                 ends = np.array([0, one.nnz], np.uint32)
                 latents = one.latents.astype(np.uint32)
-                ids = index.knn_search(ends, latents, one.values, k, parameters)[1]
+                ids = np.ravel(index.knn_search(ends, latents, one.values, k, parameters)[0])
                 found[row, : len(ids)] = ids
             return found
 
@@ -169,11 +169,11 @@ def by_kannolo(codes: sr.SparseCodes) -> dict[str, Method]:
     import kannolo
 
     index = kannolo.SparseFlatIndex.build_from_arrays(
-        codes.latents.astype(np.int32), codes.values, codes.indptr.astype(np.int32)
+        codes.latents.astype(np.int32), codes.values, codes.indptr.astype(np.int64)
     )
 
     def search(queries: sr.SparseCodes, k: int) -> Ids:
-        parts = (queries.latents.astype(np.int32), queries.values, queries.indptr.astype(np.int32))
+        parts = (queries.latents.astype(np.int32), queries.values, queries.indptr.astype(np.int64))
         ids = index.batch_search(*parts, k, num_threads=1)[1]
         return np.asarray(ids).reshape(len(queries), k)
 

@@ -5,8 +5,8 @@
 PATH and FILE are as for ``bench_rescore.py``, whose index is searched here. 8 threads ask one
 query after the other, without a pause, for SECONDS seconds, and compare each answer with the one
 found before; meanwhile another process saves one of two indexes over the file, again and again.
-Once with searches of one thread each, once with the default; and a single thread with nobody
-beside it, to compare with.
+ROUNDS times in turn: a single caller with nobody beside it, to compare with; callers whose
+searches have one thread each; and callers that leave the threads open.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from numpy.typing import NDArray
 
 import _machine
 import sparse_retrieval as sr
-from bench_rescore import DEPTH, EMBEDDINGS, build, split
+from bench_rescore import DEPTH, EMBEDDINGS, build, command, split
 
-SECONDS = 10.0
+SECONDS = 5.0
+ROUNDS = 4
 THREADS = 8
 _REPLACE = """
 import sys, sparse_retrieval as sr
@@ -80,13 +81,31 @@ def ask(
         "callers": callers,
         "threads": threads,
         "searches": len(ms),
-        "searches_a_second": round(len(ms) / SECONDS, 1),
         "ms_median": float(np.median(ms)),
         "ms_p99": float(np.percentile(ms, 99)),
         "ms_most": float(ms.max()),
         "wrong": len(wrong),
         "errors": errors,
     }
+
+
+def ask_while_replaced(
+    folder: Path,
+    index: sr.SparseIndex,
+    queries: NDArray[np.float32],
+    expected: sr.SearchResult,
+    threads: int | None,
+) -> dict[str, Any]:
+    """The same for THREADS callers, and how often another process replaced the file meanwhile."""
+    with subprocess.Popen(
+        [sys.executable, "-c", _REPLACE, str(folder)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        row = ask(index, queries, expected, callers=THREADS, threads=threads)
+        process.kill()
+        done = process.stdout.read().split()
+    return row | {"replaced": int(done[-1]) if done else 0}
 
 
 def measure(data: Path, dictionary: Path | None, folder: Path) -> dict[str, Any]:
@@ -104,20 +123,14 @@ def measure(data: Path, dictionary: Path | None, folder: Path) -> dict[str, Any]
     built.save(folder / "items.sridx")
     index = sr.SparseIndex.open(folder / "items.sridx")
     expected = index.search(queries, DEPTH)
-    rows = [ask(index, queries, expected, callers=1, threads=1) | {"replaced": 0}]
-    for threads in (1, None):
-        with subprocess.Popen(
-            [sys.executable, "-c", _REPLACE, str(folder)], stdout=subprocess.PIPE, text=True
-        ) as process:
-            assert process.stdout is not None
-            process.stdout.readline()
-            row = ask(index, queries, expected, callers=THREADS, threads=threads)
-            process.kill()
-            done = process.stdout.read().split()
-        rows.append(row | {"replaced": int(done[-1]) if done else 0})
+    rows = []
+    for _ in range(ROUNDS):
+        rows.append(ask(index, queries, expected, callers=1, threads=1) | {"replaced": 0})
+        for threads in (1, None):
+            rows.append(ask_while_replaced(folder, index, queries, expected, threads))
     return {
         "benchmark": "threads",
-        "command": "python benches/bench_threads.py --data PATH",
+        "command": command("bench_threads", dictionary),
         "machine": _machine.describe(),
         "data": {
             "name": "package descriptions, all-MiniLM-L6-v2",
@@ -152,7 +165,7 @@ def main() -> int:
         print(
             f"{row['callers']} callers, threads={row['threads']}: median {row['ms_median']:.2f} "
             f"ms, p99 {row['ms_p99']:.2f} ({row['ms_p99'] / row['ms_median']:.2f}x), "
-            f"{row['searches_a_second']} a second, file replaced {row['replaced']} times, "
+            f"{row['searches'] / SECONDS:.1f} a second, file replaced {row['replaced']} times, "
             f"{row['wrong']} wrong, {len(row['errors'])} errors"
         )
     return 1 if any(row["wrong"] or row["errors"] for row in results["rows"]) else 0

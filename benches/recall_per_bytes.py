@@ -83,6 +83,8 @@ class Study:
             "depth": DEPTH,
             "seeds": list(SEEDS),
             "rounds": ROUNDS,
+            "rivals": [*FAISS, *TURBOVEC],
+            "ablations": list(_ablations.PARTS),
         }
 
     def recall(self, found: NDArray[np.int64]) -> float:

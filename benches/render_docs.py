@@ -143,6 +143,13 @@ def _stopped() -> list[str]:
     ]
 
 
+def _unmeasured(kind: str) -> str:
+    """A sentence on the parts of a kind that the benchmark has and the result file lacks."""
+    results = _load("recall_per_bytes")
+    names = [name for name in results[kind] if name not in results["parts"]]
+    return f" Not measured yet: {', '.join(names)}." if names else ""
+
+
 def _per_bytes_table(rows: list[dict[str, Any]]) -> str:
     lines = ["| stored | bytes an item | recall@100 | least - most |", "|---|---:|---:|---|"]
     lines += [
@@ -156,6 +163,8 @@ def _per_bytes_note() -> str:
     results = _load("recall_per_bytes")
     machine, data = results["machine"], results["data"]
     loads = [part["load_average"] for part in results["parts"].values()]
+    stopped = _stopped()
+    without = f" Without an answer: {', '.join(stopped)}." if stopped else ""
     return (
         f"{data['items']:,} items, {data['queries']:,} held-out queries ({data['name']}, "
         f"{data['columns']} dimensions); ours: median of {len(results['seeds'])} seeds, "
@@ -163,6 +172,7 @@ def _per_bytes_note() -> str:
         "comes on top, once: 2 bytes a number. "
         f"{machine['cpu']}, {machine['cores']} cores, load {min(loads):g} to {max(loads):g}, "
         f"{machine['date']}. Remade by `{results['command']}` and `make docs`."
+        f"{_unmeasured('rivals')}{without}"
     )
 
 
@@ -189,7 +199,9 @@ def per_bytes_short() -> str:
             within = [row for row in rows if row["bytes"] <= budget]
             best = max(within, key=lambda row: row["recall"], default=None)
             mark = "**" if name == "ours" else ""
-            cells.append("" if best is None else f"{mark}{best['recall']:.3f}{mark}")
+            cells.append(
+                "" if best is None else f"{mark}{best['recall']:.3f}{mark} ({best['bytes']:.0f})"
+            )
         lines.append(f"| {budget} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", _per_bytes_note()])
 
@@ -206,10 +218,8 @@ def per_bytes() -> str:
             row["setting"] = f"{library} {row['setting'].removeprefix(library + ' ')}"
             rivals.append(row)
     rows = sorted(ours + rivals, key=lambda row: (row["bytes"], -row["recall"]))
-    stopped = _stopped()
-    without = f" Without an answer: {', '.join(stopped)}." if stopped else ""
     table = _per_bytes_table([row for row in rows if row["bytes"] <= 256])
-    return "\n\n".join([table, _per_bytes_note() + without])
+    return "\n\n".join([table, _per_bytes_note()])
 
 
 def per_bytes_parts() -> str:
@@ -219,15 +229,17 @@ def per_bytes_parts() -> str:
 
 def per_bytes_ablations() -> str:
     """Render the choices of learning and packing, each changed alone."""
+    rows = _per_bytes_rows("ablation-")
     lines = [
         "| 4 bits a value, one seed | bytes an item | recall@100 | seconds of learning |",
         "|---|---:|---:|---:|",
     ]
     lines += [
         f"| {row['setting']} | {row['bytes']:g} | {row['recall']:.4f} | {row['fit_s']:.0f} |"
-        for row in _per_bytes_rows("ablation-")
+        for row in rows
     ]
-    return "\n".join(lines)
+    missing = _unmeasured("ablations").strip()
+    return "\n\n".join(part for part in ("\n".join(lines) if rows else "", missing) if part)
 
 
 def per_bytes_learning() -> str:
@@ -312,20 +324,30 @@ def rescore() -> str:
 
 
 def threads() -> str:
-    """Render latencies of many threads searching while the file is replaced."""
+    """Render latencies of many threads searching while the file is replaced, all rounds."""
     results = _load("threads")
+    kinds: dict[tuple[int, int | None], list[dict[str, Any]]] = {}
+    for row in results["rows"]:
+        kinds.setdefault((row["callers"], row["threads"]), []).append(row)
     lines = [
         "| callers | threads a search | file replaced | searches | wrong | median ms | p99 ms | "
-        "p99 / median |",
+        "p99 / median, least - most |",
         "|---:|---|---:|---:|---:|---:|---:|---:|",
     ]
-    lines += [
-        f"| {row['callers']} | {row['threads'] or 'all'} | {row['replaced']} times | "
-        f"{row['searches']:,} | {row['wrong'] + len(row['errors'])} | {row['ms_median']:.2f} | "
-        f"{row['ms_p99']:.2f} | {row['ms_p99'] / row['ms_median']:.2f} |"
-        for row in results["rows"]
-    ]
-    note = f"{results['seconds']:g} seconds each. {_measured_on(results)}"
+    for (callers, of_search), rows in kinds.items():
+        ratios = [row["ms_p99"] / row["ms_median"] for row in rows]
+        lines.append(
+            f"| {callers} | {of_search or 'open'} | {sum(row['replaced'] for row in rows)} times | "
+            f"{sum(row['searches'] for row in rows):,} | "
+            f"{sum(row['wrong'] + len(row['errors']) for row in rows)} | "
+            f"{statistics.median(row['ms_median'] for row in rows):.2f} | "
+            f"{statistics.median(row['ms_p99'] for row in rows):.2f} | "
+            f"{statistics.median(ratios):.2f}, {min(ratios):.2f} - {max(ratios):.2f} |"
+        )
+    note = (
+        f"{len(rows)} rounds of {results['seconds']:g} seconds; medians over rounds. "
+        f"{_measured_on(results)}"
+    )
     return "\n".join([*lines, "", note])
 
 
@@ -415,10 +437,61 @@ def reliability_additions() -> str:
     return "\n".join([*lines, "", f"One thread, medians. {_reliability_machine(part)}"])
 
 
+def sparse_search() -> str:
+    """Render exact sparse search: ours and the peers, both corpora, by CPU time."""
+    results = _load("sparse_search")
+    lines = [
+        "| items | k | method | setting | ms a query, CPU | ms, wall | times ours | agreement |",
+        "|---:|---:|---|---|---:|---:|---:|---:|",
+    ]
+    for corpus in results["corpora"].values():
+        for row in corpus["rows"]:
+            name = row["method"]
+            lines.append(
+                f"| {corpus['items']:,} | {row['k']} | "
+                f"{f'**{name}**' if name.startswith('ours') else name} | {row['setting']} | "
+                f"{row['cpu_ms']:.3f} | {row['wall_ms']:.3f} | {row['times_ours']:.1f} | "
+                f"{row['agreement']:.4f} |"
+            )
+    machine = results["machine"]
+    versions = ", ".join(
+        f"{name} {machine['versions'][name]}"
+        for name in ("scipy", "sparse_dot_topn", "sp_matmul_rs", "pyvsag", "kannolo")
+        if name in machine["versions"]
+    )
+    note = (
+        f"One thread, {results['isa']}; codes of {results['nonzeros']} nonzeros over "
+        f"{results['atoms']:,} latents. {versions}. {machine['cpu']}, {machine['cores']} cores, "
+        f"load {machine.get('load_average', 'unknown')}, {machine['date']}. Remade by "
+        f"`{results['command']}` and `make docs`."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def sparse_search_work() -> str:
+    """Render what a query touches, and the time for each posting that it adds."""
+    lines = [
+        "| items | postings a query | of the query's sign | ns for each of these, k = 10 | "
+        "bytes of postings an item |",
+        "|---:|---:|---:|---:|---:|",
+    ]
+    for corpus in _load("sparse_search")["corpora"].values():
+        ours = next(row for row in corpus["rows"] if row["k"] == 10)
+        lines.append(
+            f"| {corpus['items']:,} | {corpus['postings_a_query']:,.0f} | "
+            f"{corpus['postings_of_right_sign']:,.0f} | "
+            f"{ours['cpu_ms'] * 1e6 / corpus['postings_of_right_sign']:.2f} | "
+            f"{corpus['postings_bytes_per_item']:.1f} |"
+        )
+    return "\n".join(lines)
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "reliability": reliability,
     "reliability-writer": reliability_writer,
     "reliability-additions": reliability_additions,
+    "sparse-search": sparse_search,
+    "sparse-search-work": sparse_search_work,
     "encoding": encoding,
     "per-bytes": per_bytes,
     "per-bytes-ablations": per_bytes_ablations,

@@ -193,7 +193,7 @@ def bound(weight: float) -> int:
 def postings(
     header: dict[str, Any], sections: dict[str, np.ndarray], block_items: int
 ) -> dict[str, np.ndarray]:
-    """The three sections of postings that the rows of a file make."""
+    """The four sections of postings that the rows of a file make."""
     stored, by_row = rows(header, sections), scales(header, sections, "sparse")
     lists: dict[tuple[int, bool, int], list[tuple[int, int]]] = {}
     for row, (pairs, scale) in enumerate(zip(stored, by_row, strict=True)):
@@ -204,6 +204,7 @@ def postings(
                 lists.setdefault(key, []).append((-bound(scale * value), row % block_items))
     latents = sorted({latent for latent, _, _ in lists})
     starts, chunks = [], []
+    squares = np.zeros(-(-len(stored) // block_items) * block_items)
     for latent in latents:
         for is_negative in (False, True):
             for block in range(-(-len(stored) // block_items)):
@@ -213,9 +214,16 @@ def postings(
                     seven = [position for _, position in entries[first : first + 7]]
                     seven += [block_items] * (7 - len(seven))
                     chunks.append([-entries[first][0], *seven])
+                    value = np.array([-entries[first][0] << 16], "<u4").view("<f4")[0]
+                    for _, position in entries[first : first + 7]:
+                        squares[block * block_items + position] += float(value) ** 2
+    norms = np.sqrt(squares.reshape(-1, block_items).max(axis=1, initial=0))
+    rounded = norms.astype("<f4")
+    rounded[rounded < norms] = np.nextafter(rounded[rounded < norms], np.float32(np.inf))
     return {
         "postings_latents": np.array(latents, "<u4"),
         "postings_starts": np.array([*starts, len(chunks)], "<u4"),
+        "postings_norms": rounded,
         "postings": np.array(chunks, "<u2").reshape(-1, 8),
     }
 

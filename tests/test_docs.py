@@ -84,6 +84,19 @@ def test_the_result_file_has_the_order_that_theory_gives(render_docs: ModuleType
     assert {"cpu", "cores", "date", "versions"} <= set(results["machine"])
 
 
+def test_no_rival_is_above_our_curve_between_32_and_130_bytes(render_docs: ModuleType) -> None:
+    ours = render_docs._our_rows()
+    assert {row["seeds"] for row in ours} == {3}
+    compared = 0
+    for begin in render_docs._RIVALS.values():
+        for row in render_docs._per_bytes_rows(*begin):
+            if 32 <= row["bytes"] <= 130:
+                best = max(own["recall"] for own in ours if own["bytes"] <= row["bytes"])
+                assert best > row["recall"], row
+                compared += 1
+    assert compared >= 10
+
+
 def test_links_lead_to_files() -> None:
     for document in DOCUMENTS:
         text = document.read_text(encoding="utf-8")

@@ -15,7 +15,7 @@ import sridx_spec
 from conftest import ISAS
 from strategies import any_values, as_codes, code_rows, exact_values
 
-NAMES = ("postings_latents", "postings_starts", "postings")
+NAMES = ("postings_latents", "postings_starts", "postings_norms", "postings")
 CODES = sr.SparseCodes([[0, 1], [1, 2], [0, 3]], [[1, 2], [3, 4], [5, -6]], dim=4)
 
 
@@ -41,7 +41,7 @@ def test_results_are_those_of_a_scan_whatever_isa_threads_and_batch(data):
     items = as_codes(data.draw(code_rows(dim, values, max_rows=40), label="items"), dim)
     queries = as_codes(data.draw(code_rows(dim, values, max_rows=6), label="queries"), dim)
     k = data.draw(st.integers(1, len(items) + 1), label="k")
-    block_items = data.draw(st.sampled_from([1, 7, 64, 32_704]), label="block_items")
+    block_items = data.draw(st.sampled_from([1, 7, 64, 65_472]), label="block_items")
     plain = sr.SparseIndex.from_codes(items, metric=metric, value_bits=bits)
     fast = plain.with_postings(block_items)
     expected = plain.search(queries, k)
@@ -65,7 +65,7 @@ def test_real_codes_give_the_bytes_of_a_scan(isa, real_parts, bits, metric):
     mask = np.arange(len(codes)) % 3 > 0
     few = np.arange(0, len(codes), 100)
     seen = [[q + 100, q + 101] for q in range(60)]
-    for block_items in (1000, 4096, 32_704):
+    for block_items in (1000, 4096, 65_472):
         fast = plain.with_postings(block_items)
         for k in (1, 10, 500, len(codes) + 1):
             expected = plain.search(queries, k)
@@ -96,13 +96,13 @@ def test_postings_are_listed_beside_the_bytes_of_an_item_and_not_counted_in_them
     listed = {s["name"]: s for s in fast.stats()["sections"] if s["name"] in NAMES}
     size = sum(section["bytes"] for section in listed.values())
     assert fast.stats()["postings"] == {
-        "block_items": 32_704,
+        "block_items": 65_472,
         "bytes": size,
         "bytes_per_item": size / len(codes),
     }
     # two bytes a position, two for each seven, lists filled up to seven, and the starts
     assert 16 / 7 * codes.nnz < size < 3.5 * codes.nnz
-    assert len(plain.stats()["sections"]) == len(fast.stats()["sections"]) - 3
+    assert len(plain.stats()["sections"]) == len(fast.stats()["sections"]) - 4
 
 
 @given(data=st.data())
@@ -175,6 +175,7 @@ def test_a_reader_that_skips_the_optional_sections_finds_the_same(saved, tmp_pat
         (lambda h: _of(h, "postings").update(dtype="u8"), "section `postings`.*u16 of shape"),
         (lambda h: _of(h, "postings").update(shape=[12, 4]), "section `postings`"),
         (lambda h: _of(h, "postings_starts").update(dtype="u64"), "section `postings_starts`"),
+        (lambda h: _of(h, "postings_norms").update(shape=[1, 2]), "section `postings_norms`"),
         (lambda h: _of(h, "postings_latents").update(shape=[2**63]), "postings_latents"),
         (lambda h: h.update(modes={}), "modes is empty"),
     ],

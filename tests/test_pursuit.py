@@ -16,9 +16,12 @@ def unit(x):
     return x / np.where(norms > 0, norms, 1)
 
 
-def numpy_pursuit(W, gram, x, k, refit_every):
-    """Return support in order of choice, values, and the smallest lead of a choice."""
-    start = W @ x
+def numpy_pursuit(W, gram, x, k, refit_every, keep=lambda rows: rows):
+    """Return support in order of choice, values, and the smallest lead of a choice.
+
+    ``keep`` is how rows are kept for the projection that choices begin with.
+    """
+    start, targets = keep(W) @ keep(x), W @ x
     c, support, lead = start.copy(), [], np.inf
     for _ in range(2 * k):
         order = np.argsort(-np.abs(c), kind="stable")
@@ -30,7 +33,7 @@ def numpy_pursuit(W, gram, x, k, refit_every):
         if j not in support:
             support.append(int(j))
             a = np.linalg.lstsq(W[support].T, x, rcond=None)[0]
-            if len(support) == k or 1 - a @ start[support] <= 1e-6:
+            if len(support) == k or 1 - a @ targets[support] <= 1e-6:
                 break
             if len(support) % refit_every == 0:
                 c = start - a @ gram[support]
@@ -49,19 +52,26 @@ def in_8_bits(gram):
     return np.clip(np.round(gram / step), -128, 127) * step
 
 
+def in_16_bits(rows):
+    """Return unit rows as the projection of an integer Gram matrix keeps them."""
+    return np.clip(np.round(rows.astype(np.float32) * 32768.0), -32767, 32767) / 32768.0
+
+
 @pytest.mark.parametrize("gram_kind", ["float32", "int8", "free"])
 @pytest.mark.parametrize("refit_every", [1, 4, 8])
 def test_pursuit_equals_numpy(gram_kind, refit_every):
     rng = np.random.default_rng(refit_every)
     dictionary = sr.Dictionary(unit(rng.standard_normal((300, 64))))
-    x = rng.standard_normal((200, 64))
+    x = rng.standard_normal((200, 64)).astype(np.float32)
     W = dictionary.atoms.astype(np.float64)
     gram = W @ W.T
-    gram = in_8_bits(gram) if gram_kind == "int8" else gram
+    options = {}
+    if gram_kind == "int8":
+        gram, options = in_8_bits(gram), {"keep": lambda rows: in_16_bits(rows).astype(np.float64)}
     codes = dictionary.encode(x, k=12, refit_every=refit_every, gram=gram_kind)
     compared = 0
     for i, item in enumerate(unit(x)):
-        support, values, lead = numpy_pursuit(W, gram, item, 12, refit_every)
+        support, values, lead = numpy_pursuit(W, gram, item, 12, refit_every, **options)
         if lead < 1e-6:
             continue  # a tie in float32
         order = np.argsort(support)

@@ -217,3 +217,17 @@ def test_scales_over_eight_orders_of_magnitude_keep_their_precision(tmp_path):
     query = np.array([1.0, 0.0, 0.0])
     result = index.search(query, 9)
     np.testing.assert_allclose(result.scores, 3 * magnitudes[::-1], rtol=1e-3)
+
+
+@pytest.mark.parametrize("metric", ["inner_product", "cosine"])
+@pytest.mark.parametrize("value_bits", [2, 4, 8])
+def test_an_empty_row_among_rows_of_one_width_scores_zero(metric: str, value_bits: int) -> None:
+    codes = sr.SparseCodes.from_dense(
+        np.array([[0, 0, 0], [1, 1, 0], [0, 0, 0], [2, 0, 1]], dtype=np.float32)
+    )
+    index = sr.SparseIndex.from_codes(codes, metric=metric, value_bits=value_bits)
+    index.verify()
+    found = index.search(codes[1:2], k=4)
+    scores = dict(zip(found.ids[0].tolist(), found.scores[0].tolist(), strict=True))
+    assert scores[0] == scores[2] == 0
+    assert scores[1] > 0

@@ -92,6 +92,7 @@ def test_a_selection_leaves_what_searching_everything_leaves_in_every_mode(data)
         metric=metric,
         value_bits=bits,
         modes=MODES,
+        postings=data.draw(st.sampled_from([False, 64, True]), label="postings"),
     )
     nq = data.draw(st.integers(1, 20), label="nq")
     k = data.draw(st.sampled_from([1, 3, 10, n, n + 5]), label="k")

@@ -199,6 +199,15 @@ class Index:
         progress: Callable[[int], object] | None,
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64] | list[str | None]]:
         """Scores and ids, shape (nq, at most k), of canonical codes."""
+    def explain(
+        self,
+        n_queries: int,
+        k: int,
+        *,
+        mode: str,
+        k_row: int | None,
+        filter: Bitmap | npt.NDArray[np.int64] | list[str] | None,
+    ) -> tuple[str, str]: ...
     def rescore(
         self,
         candidates: npt.NDArray[np.int64],

@@ -30,7 +30,7 @@ Progress = Callable[[int], object]
 
 
 #: Items of a block of postings, where nothing else is asked for, and the most that a file holds.
-DEFAULT_BLOCK_ITEMS = 32_704
+DEFAULT_BLOCK_ITEMS = 65_472
 MOST_BLOCK_ITEMS = 65_535
 
 
@@ -212,8 +212,8 @@ class SparseIndex(Changes):
         Parameters
         ----------
         block_items : int, optional
-            Items of a block, 1 to 65,535. Default 32,704: sums of a block then fill 64 KB, which
-            the second-level cache of any CPU holds; see docs/benchmarks.md.
+            Items of a block, 1 to 65,535. Default 65,472: sums of a block then fill 64 KB, which
+            the second-level cache of any CPU holds, and there are few lists to begin.
         threads : int, optional
             Default: all processors.
         progress : callable, optional
@@ -236,7 +236,7 @@ class SparseIndex(Changes):
         >>> codes = sr.SparseCodes([[0, 2], [1, 2]], [[0.5, -1.0], [2.0, 1.0]], dim=4)
         >>> index = sr.SparseIndex.from_codes(codes)
         >>> index.stats()["postings"], index.with_postings().stats()["postings"]["block_items"]
-        (None, 32704)
+        (None, 65472)
         """
         chosen = _as_block_items(True if block_items is None else block_items)
         assert chosen is not None  # only False asks for none
@@ -532,12 +532,7 @@ class SparseIndex(Changes):
             "progress": progress,
         }
         asked = self._asked(queries, mode, threads)
-        if mode is not None:
-            options["mode"] = _as_name(mode, "mode")
-        elif not isinstance(asked, SparseCodes):
-            options["mode"] = "dense"
-        else:
-            options["mode"] = "reconstructed" if "reconstructed" in self.modes else "sparse"
+        options["mode"] = self._mode_for(asked, mode)
         excluded = as_exclusions(exclude, len(asked))
         if rescore is None:
             scores, ids = self._found(asked, k, positions=False, exclude=excluded, **options)
@@ -547,6 +542,60 @@ class SparseIndex(Changes):
             )
         return _padded(scores, ids, k, _has_one_axis(queries))
 
+    def explain(
+        self,
+        queries: Any,
+        k: int = 10,
+        *,
+        mode: Mode | None = None,
+        k_row: int | None = None,
+        filter: Any = None,
+    ) -> dict[str, Any]:
+        """Which way a search would go, and why, without searching.
+
+        Every exact way returns the same bytes; they differ in time.
+
+        Parameters
+        ----------
+        queries, k, mode, k_row, filter
+            As :meth:`search` takes them.
+
+        Returns
+        -------
+        dict
+            ``way``: "scan" (every row in double precision), "integer_pass" (all rows as 8-bit
+            integers for 64 queries at once, then scores of what is left) or "postings" (the
+            lists of the query's latents); ``reason``: one sentence; ``mode``; ``queries`` and
+            ``k``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As :meth:`search`.
+
+        References
+        ----------
+        The ways and what they cost are described in ``docs/search.md``.
+        """
+        k = as_count(k, "k")
+        asked = self._asked(queries, mode, None)
+        name = self._mode_for(asked, mode)
+        way, reason = self._native.explain(
+            len(asked),
+            k,
+            mode=name,
+            k_row=None if k_row is None else as_count(k_row, "k_row"),
+            filter=as_filter(filter, self._native),
+        )
+        return {"way": way, "reason": reason, "mode": name, "queries": len(asked), "k": k}
+
+    def _mode_for(self, asked: Any, mode: Any) -> str:
+        if mode is not None:
+            return _as_name(mode, "mode")
+        if not isinstance(asked, SparseCodes):
+            return "dense"
+        return "reconstructed" if "reconstructed" in self.modes else "sparse"
+
     def _asked(
         self, queries: Any, mode: Mode | None, threads: int | None
     ) -> SparseCodes | npt.NDArray[np.float64]:
@@ -555,7 +604,16 @@ class SparseIndex(Changes):
             return self._query_codes(queries)
         if mode in ("sparse", "reconstructed") and mode in self._native.modes:
             return self._encoded(queries, threads)
-        return as_rows(queries, "queries", np.float64)
+        rows = as_rows(queries, "queries", np.float64)
+        self._check_width(rows)
+        return rows
+
+    def _check_width(self, rows: npt.NDArray[Any]) -> None:
+        if rows.shape[1] != self.embedding_dim:
+            raise ValueError(
+                f"queries have {rows.shape[1]} columns, this index holds a dictionary for "
+                f"{self.embedding_dim}; embed them with the model that made the items"
+            )
 
     def _found(
         self, asked: SparseCodes | npt.NDArray[np.float64], k: int, **options: Any
@@ -625,11 +683,7 @@ class SparseIndex(Changes):
         if self._encoder is None:
             self._encoder = self.dictionary  # kept: it holds the Gram matrix once it was needed
         assert self._encoder is not None  # embedding_dim has said that there is one
-        if rows.shape[1] != self.embedding_dim:
-            raise ValueError(
-                f"queries have {rows.shape[1]} columns, this index holds a dictionary for "
-                f"{self.embedding_dim}; embed them with the model that made the items"
-            )
+        self._check_width(rows)
         width = self._native.width
         return self._encoder.encode(rows, k=min(width or 32, self.dim), threads=threads)
 

@@ -194,6 +194,36 @@ impl Index {
         self.search(py, &queries, asked, threads, progress)
     }
 
+    /// The way that a search would go, and why.
+    #[pyo3(signature = (n_queries, k, *, mode, k_row, filter))]
+    fn explain(
+        &self,
+        n_queries: usize,
+        k: usize,
+        mode: &str,
+        k_row: Option<usize>,
+        filter: Option<Bound<'_, PyAny>>,
+    ) -> PyResult<(&'static str, String)> {
+        let snapshot = self.live.snapshot();
+        let filter = filter.as_ref().map(Filter::copied).transpose()?;
+        let allowed = filter
+            .map(|filter| filter.in_snapshot(&snapshot))
+            .transpose()
+            .map_err(to_python)?;
+        let request = Request {
+            k_row,
+            selection: Selection {
+                // where there are changes, it counts items of base and additions together
+                allowed: allowed.as_deref().filter(|_| snapshot.is_base()),
+                exclusions: None,
+            },
+            ..Request::new(Mode::from_name(mode).map_err(to_python)?, k)
+        };
+        let plan = snapshot.base().explain(n_queries, &request);
+        let plan = plan.map_err(to_python)?;
+        Ok((plan.way.name(), plan.reason))
+    }
+
     /// Scores candidates against vectors that have been fetched, and keeps the best.
     #[pyo3(signature = (candidates, queries, k, *, positions, vectors, threads))]
     #[allow(clippy::too_many_arguments)] // the Python class names each of them

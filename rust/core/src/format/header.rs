@@ -379,6 +379,7 @@ impl Header {
                 section::ID_ORDER => (&[Dtype::U32, Dtype::U64], &[Some(rows.count)]),
                 section::POSTINGS_LATENTS => (&[Dtype::U32], &[None]),
                 section::POSTINGS_STARTS => (&[Dtype::U32], &[self.n_starts()]),
+                section::POSTINGS_NORMS => (&[Dtype::F32], &[self.n_blocks()]),
                 section::POSTINGS => (&[Dtype::U16], &[None, Some(POSITIONS as u64 + 1)]),
                 _ => (&[Dtype::U8], &[None]), // id_bytes, metadata
             };
@@ -431,6 +432,7 @@ impl Header {
         let names = [
             section::POSTINGS_LATENTS,
             section::POSTINGS_STARTS,
+            section::POSTINGS_NORMS,
             section::POSTINGS,
         ];
         let bad = |reason: String| FormatProblem::Header {
@@ -462,6 +464,12 @@ impl Header {
             ));
         }
         Ok(())
+    }
+
+    /// Blocks of postings.
+    fn n_blocks(&self) -> Option<u64> {
+        // check_postings has refused blocks of 0 items
+        Some(self.rows.count.div_ceil(self.postings?.block_items))
     }
 
     /// Starts of lists: one for each latent in use, sign and block, and one more.

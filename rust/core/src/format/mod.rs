@@ -68,13 +68,15 @@ pub mod section {
     pub const POSTINGS_LATENTS: &str = "postings_latents";
     /// Where their lists start.
     pub const POSTINGS_STARTS: &str = "postings_starts";
+    /// How far a row's bounds go in each block.
+    pub const POSTINGS_NORMS: &str = "postings_norms";
     /// The lists.
     pub const POSTINGS: &str = "postings";
     /// The user's JSON.
     pub const METADATA: &str = "metadata";
 
     /// All that this release knows.
-    pub const ALL: [&str; 16] = [
+    pub const ALL: [&str; 17] = [
         ROWS,
         ROW_OFFSETS,
         LEVELS,
@@ -89,15 +91,17 @@ pub mod section {
         ID_ORDER,
         POSTINGS_LATENTS,
         POSTINGS_STARTS,
+        POSTINGS_NORMS,
         POSTINGS,
         METADATA,
     ];
 
     /// Those that a reader may skip: without them it finds the same, more slowly, or knows less.
-    pub const OPTIONAL: [&str; 5] = [
+    pub const OPTIONAL: [&str; 6] = [
         ID_ORDER,
         POSTINGS_LATENTS,
         POSTINGS_STARTS,
+        POSTINGS_NORMS,
         POSTINGS,
         METADATA,
     ];

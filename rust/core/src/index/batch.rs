@@ -107,7 +107,7 @@ impl Batch {
                 steps.iter().map(|&step| f64::from(step)).collect()
             } else {
                 let atoms = atoms.filter(|_| name == section::SCALES_EMBEDDING);
-                let norms = inverse_norms(view, atoms, control)?;
+                let norms = inverse_norms(view, steps, atoms, control)?;
                 norms.into_iter().map(f64::from).collect()
             };
             self.scales.push(scales);

@@ -175,7 +175,7 @@ impl Index {
                 let atoms = atoms.filter(|_| name == section::SCALES_EMBEDDING);
                 let scales = match name {
                     section::SCALES_STEP => stored.steps().to_vec(),
-                    _ => inverse_norms(&view, atoms, control)?,
+                    _ => inverse_norms(&view, stored.steps(), atoms, control)?,
                 };
                 sections.add_scales(name, scales.len(), |i| f64::from(scales[i]), kind, 1.0)?;
             }
@@ -248,6 +248,8 @@ impl Index {
         let (latents, starts) = (built.latents.len() as u64, built.starts.len() as u64);
         let shape = vec![built.chunks.len() as u64, POSITIONS as u64 + 1];
         sections.add(section::POSTINGS, Dtype::U16, shape, &built.chunks)?;
+        let norms = vec![built.norms.len() as u64];
+        sections.add(section::POSTINGS_NORMS, Dtype::F32, norms, &built.norms)?;
         sections.add(
             section::POSTINGS_STARTS,
             Dtype::U32,
@@ -560,9 +562,11 @@ pub(super) fn check_dictionary(dictionary: DictionaryData<'_>, dim: usize) -> Re
     Ok(atoms)
 }
 
-/// 1 / norm of every row, in embedding space where atoms are given; 0 for a zero row.
+/// 1 / norm of every row, in embedding space where atoms are given; 0 for a zero row, which,
+/// where rows have steps, is one whose step is 0: what fills a rank-coded row may be no zeros.
 pub(super) fn inverse_norms(
     rows: &RowsView<'_>,
+    steps: &[f32],
     atoms: Option<Atoms<'_>>,
     control: &Control,
 ) -> Result<Vec<f32>> {
@@ -576,7 +580,11 @@ pub(super) fn inverse_norms(
                 if i % 64 == 0 {
                     control.check()?;
                 }
-                let pairs = rows.pairs(task * ROWS_A_TASK + i);
+                let row = task * ROWS_A_TASK + i;
+                if steps.get(row) == Some(&0.0) {
+                    continue;
+                }
+                let pairs = rows.pairs(row);
                 match atoms {
                     Some(atoms) => atoms.decode(pairs, &mut vector),
                     None => {

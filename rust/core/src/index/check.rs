@@ -220,6 +220,11 @@ fn check_postings(index: &Index, control: &Control) -> Result<()> {
             slot.into_iter().for_each(|slot| is_used[slot] = true);
         }
         n_chunks += expected.chunks.len();
+        let norm = postings.norm(block);
+        if norm.to_bits() != expected.norm.to_bits() {
+            let reason = format!("{norm} in block {block}, the rows make {}", expected.norm);
+            return Err(content(section::POSTINGS_NORMS, start, reason));
+        }
     }
     if let Some(slot) = is_used.iter().position(|is_used| !is_used) {
         let reason = format!("latent {} is in no row", latents[slot]);

@@ -39,8 +39,8 @@ use crate::format::{
     self, section, Bytes, Cosines, Dtype, FilePart, Header, ItemNorm, SectionData, SectionHeader,
 };
 use crate::search::{
-    self, postings::PostingsView, Atoms, Hit, Metric, Mode, Queries, Request, Scales, ScanRows,
-    WeightSource,
+    self, postings::PostingsView, Atoms, Hit, Metric, Mode, Plan, Queries, Request, Scales,
+    ScanRows, Way, WeightSource,
 };
 use crate::{Error, Result};
 
@@ -446,6 +446,7 @@ impl Index {
             self.section(section::POSTINGS_LATENTS)?.numbers(),
             self.section(section::POSTINGS_STARTS)?.numbers(),
             self.section(section::POSTINGS)?.numbers(),
+            self.section(section::POSTINGS_NORMS)?.numbers(),
             block_items,
             self.len(),
         )
@@ -563,26 +564,17 @@ impl Index {
         } = *request;
         self.check_queries(queries, mode)?;
         request.check()?;
-        let prefix = match (&self.layout, k_row) {
-            (Some(layout), Some(ranks)) => Some(layout.prefix(ranks)),
-            _ => None,
-        };
-        let data = ScanRows {
-            rows: self
-                .try_rows(prefix.as_ref().or(self.layout.as_ref()))?
-                .with_ranks(k_row.unwrap_or(usize::MAX)),
-            scales: self.scales(mode),
-        };
+        let prefix = self.prefix(k_row);
+        let data = self.scanned(prefix.as_ref(), request)?;
         let source = self.weight_source(queries, request);
-        let postings = self.postings().filter(|_| {
-            mode == Mode::Sparse && k_row.is_none() && search::postings::pays(self.len(), selection)
-        });
-        if let Some(postings) = postings {
-            search::walk(&postings, &data, &source, k, selection, control)
-        } else if search::batch::is_worth_it(&data, queries.len(), k, selection) {
-            search::batch::search(&data, &source, k, selection, control)
-        } else {
-            search::scan(&data, &source, k, selection, control)
+        let postings = self.postings();
+        let plan = search::plan::plan(&data, queries.len(), request, postings.is_some());
+        match (plan.way, postings) {
+            (Way::Postings, Some(postings)) => {
+                search::walk(&postings, &data, &source, k, selection, control)
+            }
+            (Way::IntegerPass, _) => search::batch::search(&data, &source, k, selection, control),
+            _ => search::scan(&data, &source, k, selection, control),
         }
     }
 
@@ -618,7 +610,38 @@ impl Index {
         }
     }
 
-    fn check_queries(&self, queries: &Queries<'_>, mode: Mode) -> Result<()> {
+    /// How a search of `n_queries` queries would go.
+    ///
+    /// # Errors
+    /// As [`Index::search`], for the request alone.
+    pub fn explain(&self, n_queries: usize, request: &Request<'_>) -> Result<Plan> {
+        self.check_mode(request.mode)?;
+        request.check()?;
+        let prefix = self.prefix(request.k_row);
+        let data = self.scanned(prefix.as_ref(), request)?;
+        let has_postings = self.postings().is_some();
+        Ok(search::plan::plan(&data, n_queries, request, has_postings))
+    }
+
+    /// The layout of rows that are read as if they had so many nonzeros.
+    fn prefix(&self, k_row: Option<usize>) -> Option<RankedLayout> {
+        Some(self.layout.as_ref()?.prefix(k_row?))
+    }
+
+    fn scanned<'a>(
+        &'a self,
+        prefix: Option<&'a RankedLayout>,
+        request: &Request<'_>,
+    ) -> Result<ScanRows<'a>> {
+        Ok(ScanRows {
+            rows: self
+                .try_rows(prefix.or(self.layout.as_ref()))?
+                .with_ranks(request.k_row.unwrap_or(usize::MAX)),
+            scales: self.scales(request.mode),
+        })
+    }
+
+    fn check_mode(&self, mode: Mode) -> Result<()> {
         if !self.modes.contains(&mode) {
             let built: Vec<_> = self.modes.iter().map(|mode| mode.name()).collect();
             let dictionary = if mode.needs_dictionary() && self.atoms().is_none() {
@@ -633,6 +656,11 @@ impl Index {
                 mode.name(),
             )));
         }
+        Ok(())
+    }
+
+    fn check_queries(&self, queries: &Queries<'_>, mode: Mode) -> Result<()> {
+        self.check_mode(mode)?;
         match *queries {
             Queries::Codes(codes) if codes.dim() != self.dim() => Err(Error::argument(format!(
                 "queries are codes over {} latents, the index has {}; encode them with the \

@@ -29,7 +29,7 @@ use crate::codes::{RowCoding, RowsView};
 use crate::{Error, Result};
 
 pub use generic::{dot, norm};
-pub use postings::{add_list, bound_value, prefetch, Chunk, POSITIONS, SUMS};
+pub use postings::{add_list, bound_value, prefetch, Chunk, Sum, POSITIONS, SUMS};
 pub use tile::{IntegerRows, Passed, Tile, TileLayout, TILE};
 
 /// The environment variable that forces an instruction set.
@@ -123,8 +123,6 @@ type ScoreRows = unsafe fn(&RowsView<'_>, Range<usize>, &WeightTable, &mut [f64]
 type ProjectSome = unsafe fn(&[f32], usize, &[u32], &[f64], &mut [f64]);
 type PassRows = unsafe fn(&Tile, &IntegerRows, Range<usize>, &[f32; TILE], &mut Passed) -> usize;
 type Project = unsafe fn(&[f32], &[f64], usize, &mut [&mut [f64]]);
-type CountAtLeast = unsafe fn(&[u16], u16) -> usize;
-type FindAtLeast = unsafe fn(&mut [u16], u16, bool, &mut Vec<u16>);
 
 /// The kernels of one instruction set that this CPU has.
 #[derive(Debug, Clone, Copy)]
@@ -132,8 +130,7 @@ pub struct Kernels {
     isa: Isa,
     score_rows: ScoreRows,
     project: Project,
-    count_at_least: CountAtLeast,
-    find_at_least: FindAtLeast,
+    sums: postings::SumKernels,
     project_some: ProjectSome,
     pass_rows: PassRows,
     tile_layout: TileLayout,
@@ -147,8 +144,7 @@ impl Kernels {
                 isa,
                 score_rows: generic::score_rows,
                 project: generic::project,
-                count_at_least: postings::count_at_least,
-                find_at_least: postings::find_at_least,
+                sums: postings::PLAIN,
                 project_some: generic::project_some,
                 pass_rows: tile::pass_rows,
                 tile_layout: tile::PLAIN,
@@ -158,8 +154,7 @@ impl Kernels {
                 isa,
                 score_rows: x86_64::avx2::score_rows,
                 project: x86_64::avx2::project,
-                count_at_least: x86_64::sums::count_avx2,
-                find_at_least: x86_64::sums::find_avx2,
+                sums: x86_64::sums::AVX2,
                 project_some: x86_64::avx2::project_some,
                 pass_rows: x86_64::tile_avx2::pass_rows,
                 tile_layout: x86_64::tile_avx2::LAYOUT,
@@ -177,8 +172,7 @@ impl Kernels {
                     isa,
                     score_rows: x86_64::avx512::score_rows,
                     project: x86_64::avx512::project,
-                    count_at_least: x86_64::sums::count_avx512,
-                    find_at_least: x86_64::sums::find_avx512,
+                    sums: x86_64::sums::AVX512,
                     project_some: x86_64::avx512::project_some,
                     pass_rows,
                     tile_layout,
@@ -310,9 +304,9 @@ impl Kernels {
     }
 
     /// How many of the sums are at least `least`.
-    pub fn count_at_least(self, sums: &[u16], least: u16) -> usize {
+    pub fn count_at_least<S: Sum>(self, sums: &[S], least: S) -> usize {
         // SAFETY: the CPU has the instructions (Self::of is the only way to a Kernels).
-        unsafe { (self.count_at_least)(sums, least) }
+        unsafe { S::count(&self)(sums, least) }
     }
 
     /// Appends the places of all sums of at least `least`, ascending; with `clear`, all sums are
@@ -320,10 +314,16 @@ impl Kernels {
     ///
     /// # Panics
     /// Where there are more than [`SUMS`] sums.
-    pub fn find_at_least(self, sums: &mut [u16], least: u16, clear: bool, found: &mut Vec<u16>) {
+    pub fn find_at_least<S: Sum>(
+        self,
+        sums: &mut [S],
+        least: S,
+        clear: bool,
+        found: &mut Vec<u16>,
+    ) {
         assert!(sums.len() <= SUMS);
         // SAFETY: the CPU has the instructions (Self::of is the only way to a Kernels).
-        unsafe { (self.find_at_least)(sums, least, clear, found) }
+        unsafe { S::find(&self)(sums, least, clear, found) }
     }
 
     /// Projects one query onto some atoms: `out[i]` is what [`Kernels::project`] gives for the

@@ -26,8 +26,8 @@ pub fn project(atom: &[f32], query: &[f64]) -> f64 {
 }
 
 /// The places of the sums that are at least `least`.
-pub fn at_least(sums: &[u16], least: u16) -> Vec<u16> {
-    let places = (0..sums.len()).filter(|&i| sums[i] >= least);
+pub fn at_least<S: Ord>(sums: &[S], least: &S) -> Vec<u16> {
+    let places = (0..sums.len()).filter(|&i| sums[i] >= *least);
     places.map(|i| i as u16).collect()
 }
 

@@ -1,12 +1,14 @@
 //! Sums over postings: adding the chunks of lists, and finding the sums that reach a threshold.
 //!
-//! Sums are integers of 16 bits, in units that the caller chooses so that none overflows. They
-//! are upper bounds of scores and never returned: rounding up is all that is asked of them, and
-//! it is the same on every CPU, because every operation here is exact or IEEE single precision.
+//! Sums are integers of 8 or 16 bits, in units that the caller chooses so that none overflows.
+//! They are upper bounds of scores and never returned: rounding up is all that is asked of them,
+//! and it is the same on every CPU, because every operation here is exact or IEEE single
+//! precision. Sums of 8 bits stay in the first-level cache and are found twice as fast; those of
+//! 16 bits are for queries of more terms than 8 bits can tell apart.
 //!
 //! Adding is a load, an addition and a store for each posting, whose place only the posting
-//! says: no instruction set has a scatter that beats that, so it is written once. (AVX-512's
-//! would need two sums a lane and conflict detection.) Finding reads all sums of a block, and
+//! says: no instruction set has a scatter that beats that, so it is written once. A core that
+//! stores once a cycle adds at most one posting a cycle. Finding reads all sums of a block, and
 //! there wide instructions pay.
 
 /// Positions of a chunk: with the bound 16 bytes.
@@ -26,32 +28,118 @@ pub fn bound_value(bound: u16) -> f32 {
     f32::from_bits(u32::from(bound & 0x7FFF) << 16)
 }
 
+/// A kind of sums: `u8` or `u16`.
+pub trait Sum: Copy + Ord + Default + sealed::Finds {
+    /// The largest.
+    const MOST: f32;
+    /// The lowest bits of a number.
+    fn of(number: i32) -> Self;
+    /// The sum, cut to its lowest bits.
+    fn plus(self, other: Self) -> Self;
+}
+
+impl Sum for u8 {
+    const MOST: f32 = 255.0;
+    #[inline(always)]
+    fn of(number: i32) -> Self {
+        number as Self
+    }
+    #[inline(always)]
+    fn plus(self, other: Self) -> Self {
+        self.wrapping_add(other)
+    }
+}
+
+impl Sum for u16 {
+    const MOST: f32 = 65_535.0;
+    #[inline(always)]
+    fn of(number: i32) -> Self {
+        number as Self
+    }
+    #[inline(always)]
+    fn plus(self, other: Self) -> Self {
+        self.wrapping_add(other)
+    }
+}
+
+pub(super) mod sealed {
+    //! What is chosen by instruction set for each kind of sums.
+
+    /// How many sums are at least one, and where they are.
+    pub trait Finds: Sized {
+        /// The function that counts.
+        fn count(kernels: &super::super::Kernels) -> unsafe fn(&[Self], Self) -> usize;
+        /// The function that finds.
+        fn find(kernels: &super::super::Kernels) -> super::Find<Self>;
+    }
+
+    impl Finds for u8 {
+        fn count(kernels: &super::super::Kernels) -> unsafe fn(&[Self], Self) -> usize {
+            kernels.sums.count8
+        }
+        fn find(kernels: &super::super::Kernels) -> super::Find<Self> {
+            kernels.sums.find8
+        }
+    }
+
+    impl Finds for u16 {
+        fn count(kernels: &super::super::Kernels) -> unsafe fn(&[Self], Self) -> usize {
+            kernels.sums.count16
+        }
+        fn find(kernels: &super::super::Kernels) -> super::Find<Self> {
+            kernels.sums.find16
+        }
+    }
+}
+
+/// Appends places of sums.
+pub type Find<S> = unsafe fn(&mut [S], S, bool, &mut Vec<u16>);
+
+/// The functions of one instruction set that find sums.
+#[derive(Debug, Clone, Copy)]
+pub struct SumKernels {
+    pub(super) count8: unsafe fn(&[u8], u8) -> usize,
+    pub(super) count16: unsafe fn(&[u16], u16) -> usize,
+    pub(super) find8: Find<u8>,
+    pub(super) find16: Find<u16>,
+}
+
+/// Those in plain Rust.
+pub const PLAIN: SumKernels = SumKernels {
+    count8: count_at_least,
+    count16: count_at_least,
+    find8: find_at_least,
+    find16: find_at_least,
+};
+
 /// Adds to the sum of each position of a list `1 + min(weight * bound, cap)`, cut to an integer.
-/// `weight` and `cap` are not negative, and `cap` is below 65,535. A sum that would overflow, as only a damaged list
-/// brings about, wraps.
-pub fn add_list(list: &[Chunk], weight: f32, cap: f32, sums: &mut [u16; SUMS]) {
-    assert!(weight >= 0.0 && (0.0..65_535.0).contains(&cap));
+/// A sum that would overflow, as only a damaged list brings about, wraps.
+///
+/// # Panics
+/// Where `weight` or `cap` is negative or NaN, or `cap` is not below the largest sum.
+pub fn add_list<S: Sum>(list: &[Chunk], weight: f32, cap: f32, sums: &mut [S; SUMS]) {
+    assert!(weight >= 0.0 && cap >= 0.0 && cap < S::MOST);
     for chunk in list {
         let product = weight * bound_value(chunk[0]);
         // written so that NaN (0 times infinity) gives cap, in one instruction
         let gain = if product < cap { product } else { cap };
         // SAFETY: a weight and a bound that are not negative have a product that is not, and
         // what is not below the cap, NaN included, has been replaced by it: 0 to 65,535.
-        let gain = unsafe { gain.to_int_unchecked::<i32>() } as u16 + 1;
+        let gain = S::of(unsafe { gain.to_int_unchecked::<i32>() }.wrapping_add(1));
         for &position in &chunk[1..] {
             let sum = &mut sums[usize::from(position)];
-            *sum = sum.wrapping_add(gain);
+            *sum = sum.plus(gain);
         }
     }
 }
 
 /// How many sums are at least `least`.
 #[inline(always)]
-pub fn count_at_least(sums: &[u16], least: u16) -> usize {
-    // 2^15 sums a time: their count fits 16 bits, which vectorises at full width
-    sums.chunks(1 << 15)
+pub fn count_at_least<S: Sum>(sums: &[S], least: S) -> usize {
+    // 128 sums at a time: their count fits 8 bits, which vectorises at full width
+    sums.chunks(128)
         .map(|sums| {
-            let count = |count: u16, &sum: &u16| count.wrapping_add(u16::from(sum >= least));
+            let count = |count: u8, &sum: &S| count.wrapping_add(u8::from(sum >= least));
             usize::from(sums.iter().fold(0, count))
         })
         .sum()
@@ -59,10 +147,11 @@ pub fn count_at_least(sums: &[u16], least: u16) -> usize {
 
 /// Appends the places of all sums of at least `least` in ascending order, and, where `clear`
 /// says so, leaves zeros behind.
-pub fn find_at_least(sums: &mut [u16], least: u16, clear: bool, found: &mut Vec<u16>) {
+pub fn find_at_least<S: Sum>(sums: &mut [S], least: S, clear: bool, found: &mut Vec<u16>) {
     const GROUP: usize = 64;
     for (group, sums) in sums.chunks_mut(GROUP).enumerate() {
-        if sums.iter().fold(0, |most, &sum| most.max(sum)) >= least {
+        let most = sums.iter().fold(S::default(), |most, &sum| most.max(sum));
+        if most >= least {
             for (i, &sum) in sums.iter().enumerate() {
                 if sum >= least {
                     found.push((group * GROUP + i) as u16);
@@ -70,7 +159,7 @@ pub fn find_at_least(sums: &mut [u16], least: u16, clear: bool, found: &mut Vec<
             }
         }
         if clear {
-            sums.fill(0);
+            sums.fill(S::default());
         }
     }
 }
@@ -78,16 +167,16 @@ pub fn find_at_least(sums: &mut [u16], least: u16, clear: bool, found: &mut Vec<
 /// Asks the memory for bytes that will be read soon. Only a hint: it changes no result.
 #[inline(always)]
 pub fn prefetch(bytes: &[u8]) {
-    /// Lines that are asked for: a row of 32 nonzeros of 6 bytes has 3 or 4.
-    const LINES: usize = 4;
+    /// Lines that are asked for: a row of 32 nonzeros of 6 bytes has 3 or 4, a list some 6.
+    const MOST_BYTES: usize = 8 * LINE_BYTES;
     const LINE_BYTES: usize = 64;
     #[cfg(target_arch = "x86_64")]
-    for line in bytes.chunks(LINE_BYTES).take(LINES) {
+    for at in (0..bytes.len().min(MOST_BYTES)).step_by(LINE_BYTES) {
         use std::arch::x86_64::{_mm_prefetch, _MM_HINT_T0};
         // SAFETY: every x86-64 CPU has the instruction, and it reads nothing that the program
         // could see, whatever the address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(at).cast()) }
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = (bytes, LINES, LINE_BYTES);
+    let _ = (bytes, MOST_BYTES);
 }

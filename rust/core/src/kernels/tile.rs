@@ -31,7 +31,7 @@ pub struct TileLayout {
 
 impl TileLayout {
     /// Numbers of queries in the order of slots.
-    pub(super) fn to_slots<T: Copy>(&self, of_queries: &[T; TILE]) -> [T; TILE] {
+    pub(super) fn to_slots<T: Copy>(self, of_queries: &[T; TILE]) -> [T; TILE] {
         self.order.map(|query| of_queries[usize::from(query)])
     }
 }

@@ -37,20 +37,35 @@ const LEAST_ROWS: usize = 512;
 /// What share of rows must be allowed, and may be wanted, for the pass to pay.
 const SHARE: usize = 8;
 
-/// True where the pass pays: enough queries and rows, few enough latents, and a k that leaves
-/// most rows behind.
-pub fn is_worth_it(
+/// What speaks against the pass: too few queries or rows, too many latents, or a k or a selection
+/// that leaves little to drop. `None` where it pays.
+pub fn objection(
     data: &ScanRows<'_>,
     n_queries: usize,
     k: usize,
     selection: Selection<'_>,
-) -> bool {
+) -> Option<String> {
     let n = data.rows.len();
-    n_queries >= LEAST_QUERIES
-        && n >= LEAST_ROWS
-        && k <= n / SHARE
-        && selection.count(n) >= n / SHARE
-        && (data.rows.dim() + 1).saturating_mul(TILE) <= LARGEST_TILE
+    let tile = (data.rows.dim() + 1).saturating_mul(TILE);
+    let allowed = selection.count(n);
+    if n_queries < LEAST_QUERIES {
+        Some(format!(
+            "{n_queries} of the {TILE} queries that one pass answers"
+        ))
+    } else if n < LEAST_ROWS {
+        Some("few rows".into())
+    } else if k > n / SHARE {
+        Some(format!("k = {k} leaves few rows to drop"))
+    } else if allowed < n / SHARE {
+        Some("a filter that allows few rows".into())
+    } else if tile > LARGEST_TILE {
+        Some(format!(
+            "{} latents, too many for the cache",
+            data.rows.dim()
+        ))
+    } else {
+        None
+    }
 }
 
 /// As [`super::scan`].

@@ -7,6 +7,7 @@
 pub mod batch;
 pub mod candidates;
 pub mod integer;
+pub mod plan;
 pub mod postings;
 pub mod request;
 pub mod rescore;
@@ -16,6 +17,7 @@ pub mod tiles;
 pub mod top_k;
 pub mod weights;
 
+pub use plan::{Plan, Way};
 pub use postings::walk;
 pub use request::Request;
 pub use rescore::rescore;

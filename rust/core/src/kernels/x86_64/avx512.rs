@@ -165,6 +165,131 @@ unsafe fn score_ranked(
     table: &WeightTable,
     out: &mut [f64],
 ) {
+    let levels_a_rank = 1 << (16 - layout.latent_bits());
+    let whole = if layout.is_words() && (8..=16).contains(&levels_a_rank) {
+        range.len() - range.len() % 8
+    } else {
+        0
+    };
+    let (in_eights, rest) = out.split_at_mut(whole);
+    // SAFETY: the caller's promises are those that both ask for, and the number of levels of a
+    // rank is the one that each function is for.
+    unsafe {
+        let eights = range.start..range.start + whole;
+        if levels_a_rank == 16 {
+            score_words::<16>(layout, rows, eights, table, in_eights);
+        } else if levels_a_rank == 8 {
+            score_words::<8>(layout, rows, eights, table, in_eights);
+        }
+        score_fields(layout, rows, range.start + whole..range.end, table, rest);
+    }
+}
+
+/// Rows of 16-bit fields, eight at a time, a row a lane: the levels of a rank are then in one or
+/// two registers, and only weights are gathered.
+///
+/// # Safety
+/// As [`score_rows`]; fields are words, a rank has `LEVELS` (8 or 16) signed levels, and the
+/// range has whole eights of rows.
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq")]
+unsafe fn score_words<const LEVELS: usize>(
+    layout: &RankedLayout,
+    rows: &RowsView<'_>,
+    range: Range<usize>,
+    table: &WeightTable,
+    out: &mut [f64],
+) {
+    let weights = table.entries.as_ptr();
+    let levels = layout.signed_levels();
+    let bits = layout.latent_bits();
+    let latent_mask = _mm256_set1_epi32((1 << bits) - 1);
+    let low = _mm_cvtsi32_si128(bits as i32);
+    let signed_mask = _mm256_set1_epi32(LEVELS as i32 - 1);
+    for (first, out) in range.step_by(8).zip(out.chunks_exact_mut(8)) {
+        let bytes: [&[u8]; 8] = std::array::from_fn(|i| rows.ranked_row(layout, first + i));
+        let mut lanes = [_mm512_setzero_pd(); LANES];
+        for group in (0..layout.width()).step_by(LANES) {
+            // SAFETY: a row has whole groups of eight words, 16 bytes each.
+            let columns = unsafe { words_by_rank(bytes.map(|row| row.as_ptr().add(2 * group))) };
+            for (pair, column) in columns.into_iter().enumerate() {
+                for half in 0..2 {
+                    let rank = 2 * pair + half;
+                    let fields = if half == 0 {
+                        column
+                    } else {
+                        _mm256_srli_epi32::<16>(column)
+                    };
+                    let latents = _mm256_and_si256(fields, latent_mask);
+                    let signed = _mm256_and_si256(_mm256_srl_epi32(fields, low), signed_mask);
+                    let signed = _mm512_cvtepu32_epi64(signed);
+                    let levels = &levels[(group + rank) * LEVELS..(group + rank + 1) * LEVELS];
+                    // SAFETY: a latent has at most `bits` bits, and the table 2^bits entries
+                    // (WeightTable::zeros); `levels` has 8 or 16 numbers.
+                    lanes[rank] = unsafe {
+                        let weights = _mm512_i32gather_pd::<8>(latents, weights);
+                        let front = _mm512_loadu_pd(levels.as_ptr());
+                        let levels = if LEVELS == 16 {
+                            let back = _mm512_loadu_pd(levels.as_ptr().add(8));
+                            _mm512_permutex2var_pd(front, signed, back)
+                        } else {
+                            _mm512_permutexvar_pd(signed, front)
+                        };
+                        _mm512_add_pd(lanes[rank], _mm512_mul_pd(weights, levels))
+                    };
+                }
+            }
+        }
+        let four: [__m512d; 4] = std::array::from_fn(|i| _mm512_add_pd(lanes[i], lanes[i + 4]));
+        let sums = _mm512_add_pd(
+            _mm512_add_pd(four[0], four[2]),
+            _mm512_add_pd(four[1], four[3]),
+        );
+        // SAFETY: `out` has eight numbers; storeu needs no alignment.
+        unsafe { _mm512_storeu_pd(out.as_mut_ptr(), sums) };
+    }
+}
+
+/// Eight words of each of eight rows, as four columns of pairs of ranks: 32-bit element `i` of
+/// column `p` has word `2 p` of row `i` in its lower half and word `2 p + 1` in its upper half.
+///
+/// # Safety
+/// AVX-512 is there, and each pointer has 16 bytes behind it.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq")]
+unsafe fn words_by_rank(rows: [*const u8; 8]) -> [__m256i; 4] {
+    // SAFETY: 16 bytes are there by the caller's promise; loadu needs no alignment.
+    let two: [__m256i; 4] = std::array::from_fn(|i| unsafe {
+        _mm256_inserti128_si256::<1>(
+            _mm256_castsi128_si256(_mm_loadu_si128(rows[i].cast())),
+            _mm_loadu_si128(rows[i + 4].cast()),
+        )
+    });
+    let (a, b) = (
+        _mm256_unpacklo_epi32(two[0], two[1]),
+        _mm256_unpacklo_epi32(two[2], two[3]),
+    );
+    let (c, d) = (
+        _mm256_unpackhi_epi32(two[0], two[1]),
+        _mm256_unpackhi_epi32(two[2], two[3]),
+    );
+    [
+        _mm256_unpacklo_epi64(a, b),
+        _mm256_unpackhi_epi64(a, b),
+        _mm256_unpacklo_epi64(c, d),
+        _mm256_unpackhi_epi64(c, d),
+    ]
+}
+
+/// # Safety
+/// As [`score_rows`].
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq")]
+unsafe fn score_fields(
+    layout: &RankedLayout,
+    rows: &RowsView<'_>,
+    range: Range<usize>,
+    table: &WeightTable,
+    out: &mut [f64],
+) {
     let weights = table.entries.as_ptr();
     let levels = layout.signed_levels().as_ptr();
     let [offsets, shifts, masks, bases] = layout.groups();

@@ -1,37 +1,47 @@
-//! Sums of postings that reach a threshold, found 16 or 32 at a time.
+//! Sums of postings that reach a threshold, found 16 to 64 at a time.
 
 use std::arch::x86_64::*;
 
-use crate::kernels::postings::{count_at_least, find_at_least};
+use crate::kernels::postings::{count_at_least, find_at_least, Sum, SumKernels};
 
-/// [`Kernels::count_at_least`](crate::kernels::Kernels::count_at_least).
-///
+/// Those for AVX2.
+pub const AVX2: SumKernels = SumKernels {
+    count8: count_avx2::<u8>,
+    count16: count_avx2::<u16>,
+    find8: find8_avx2,
+    find16: find16_avx2,
+};
+
+/// Those for AVX-512 F, VL, BW and DQ.
+pub const AVX512: SumKernels = SumKernels {
+    count8: count_avx512::<u8>,
+    count16: count_avx512::<u16>,
+    find8: find8_avx512,
+    find16: find16_avx512,
+};
+
 /// # Safety
 /// The CPU has AVX2.
 #[target_feature(enable = "avx2")]
-pub unsafe fn count_avx2(sums: &[u16], least: u16) -> usize {
+unsafe fn count_avx2<S: Sum>(sums: &[S], least: S) -> usize {
     count_at_least(sums, least)
 }
 
-/// [`Kernels::count_at_least`](crate::kernels::Kernels::count_at_least).
-///
 /// # Safety
 /// The CPU has AVX-512 F, VL, BW and DQ.
 #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq")]
-pub unsafe fn count_avx512(sums: &[u16], least: u16) -> usize {
+unsafe fn count_avx512<S: Sum>(sums: &[S], least: S) -> usize {
     count_at_least(sums, least)
 }
 
-/// [`Kernels::find_at_least`](crate::kernels::Kernels::find_at_least).
-///
 /// # Safety
 /// The CPU has AVX2.
 #[target_feature(enable = "avx2")]
-pub unsafe fn find_avx2(sums: &mut [u16], least: u16, clear: bool, found: &mut Vec<u16>) {
-    const WIDE: usize = 16;
-    let leasts = _mm256_set1_epi16(least as i16);
+unsafe fn find8_avx2(sums: &mut [u8], least: u8, clear: bool, found: &mut Vec<u16>) {
+    const WIDE: usize = 32;
+    let leasts = _mm256_set1_epi8(least as i8);
     let mut groups = sums.chunks_exact_mut(WIDE);
-    let mut first = 0usize;
+    let mut first = 0;
     for group in &mut groups {
         // SAFETY: the group has the 32 bytes that are read and written; loadu and storeu need
         // no alignment.
@@ -42,6 +52,31 @@ pub unsafe fn find_avx2(sums: &mut [u16], least: u16, clear: bool, found: &mut V
                 _mm256_storeu_si256(place, _mm256_setzero_si256());
             }
             // a sum is at least `least` where it is the larger of the two
+            _mm256_cmpeq_epi8(_mm256_max_epu8(sums, leasts), sums)
+        };
+        push_bits(_mm256_movemask_epi8(reached) as u32 as u64, first, found);
+        first += WIDE;
+    }
+    find_rest(groups.into_remainder(), first, least, clear, found);
+}
+
+/// # Safety
+/// The CPU has AVX2.
+#[target_feature(enable = "avx2")]
+unsafe fn find16_avx2(sums: &mut [u16], least: u16, clear: bool, found: &mut Vec<u16>) {
+    const WIDE: usize = 16;
+    let leasts = _mm256_set1_epi16(least as i16);
+    let mut groups = sums.chunks_exact_mut(WIDE);
+    let mut first = 0;
+    for group in &mut groups {
+        // SAFETY: the group has the 32 bytes that are read and written; loadu and storeu need
+        // no alignment.
+        let reached = unsafe {
+            let place = group.as_mut_ptr().cast::<__m256i>();
+            let sums = _mm256_loadu_si256(place);
+            if clear {
+                _mm256_storeu_si256(place, _mm256_setzero_si256());
+            }
             _mm256_cmpeq_epi16(_mm256_max_epu16(sums, leasts), sums)
         };
         // two equal bits a sum
@@ -56,20 +91,43 @@ pub unsafe fn find_avx2(sums: &mut [u16], least: u16, clear: bool, found: &mut V
     find_rest(groups.into_remainder(), first, least, clear, found);
 }
 
-/// [`Kernels::find_at_least`](crate::kernels::Kernels::find_at_least).
-///
 /// # Safety
 /// The CPU has AVX-512 F, VL, BW and DQ.
 #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq")]
-pub unsafe fn find_avx512(sums: &mut [u16], least: u16, clear: bool, found: &mut Vec<u16>) {
+unsafe fn find8_avx512(sums: &mut [u8], least: u8, clear: bool, found: &mut Vec<u16>) {
+    const WIDE: usize = 64;
+    let leasts = _mm512_set1_epi8(least as i8);
+    let mut groups = sums.chunks_exact_mut(WIDE);
+    let mut first = 0;
+    for group in &mut groups {
+        // SAFETY: the group has the 64 bytes that are read and written; loadu and storeu need
+        // no alignment.
+        let mask = unsafe {
+            let place = group.as_mut_ptr().cast::<__m512i>();
+            let sums = _mm512_loadu_si512(place);
+            if clear {
+                _mm512_storeu_si512(place, _mm512_setzero_si512());
+            }
+            _mm512_cmpge_epu8_mask(sums, leasts)
+        };
+        push_bits(mask, first, found);
+        first += WIDE;
+    }
+    find_rest(groups.into_remainder(), first, least, clear, found);
+}
+
+/// # Safety
+/// The CPU has AVX-512 F, VL, BW and DQ.
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq")]
+unsafe fn find16_avx512(sums: &mut [u16], least: u16, clear: bool, found: &mut Vec<u16>) {
     const WIDE: usize = 64;
     let leasts = _mm512_set1_epi16(least as i16);
     let mut groups = sums.chunks_exact_mut(WIDE);
-    let mut first = 0usize;
+    let mut first = 0;
     for group in &mut groups {
         // SAFETY: the group has the 128 bytes that are read and written; loadu and storeu need
         // no alignment.
-        let mut mask = unsafe {
+        let mask = unsafe {
             let place = group.as_mut_ptr().cast::<__m512i>();
             let (low, high) = (_mm512_loadu_si512(place), _mm512_loadu_si512(place.add(1)));
             if clear {
@@ -79,17 +137,23 @@ pub unsafe fn find_avx512(sums: &mut [u16], least: u16, clear: bool, found: &mut
             let low = u64::from(_mm512_cmpge_epu16_mask(low, leasts));
             low | u64::from(_mm512_cmpge_epu16_mask(high, leasts)) << 32
         };
-        while mask != 0 {
-            found.push((first + mask.trailing_zeros() as usize) as u16);
-            mask &= mask - 1;
-        }
+        push_bits(mask, first, found);
         first += WIDE;
     }
     find_rest(groups.into_remainder(), first, least, clear, found);
 }
 
+/// Appends the places of the set bits, the lowest of which stands for the sum `first`.
+#[inline(always)]
+fn push_bits(mut mask: u64, first: usize, found: &mut Vec<u16>) {
+    while mask != 0 {
+        found.push((first + mask.trailing_zeros() as usize) as u16);
+        mask &= mask - 1;
+    }
+}
+
 /// The last, incomplete group, whose first sum is number `first`.
-fn find_rest(rest: &mut [u16], first: usize, least: u16, clear: bool, found: &mut Vec<u16>) {
+fn find_rest<S: Sum>(rest: &mut [S], first: usize, least: S, clear: bool, found: &mut Vec<u16>) {
     let start = found.len();
     find_at_least(rest, least, clear, found);
     for place in &mut found[start..] {

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::{bound_of, check_block_items, Chunk, Postings, POSITIONS};
+use super::{bound_of, bound_value, check_block_items, round_up, Chunk, Postings, POSITIONS};
 use crate::codes::RowsView;
 use crate::control::Control;
 use crate::search::Scales;
@@ -15,7 +15,7 @@ use crate::{Error, Result};
 const ROWS_A_CHECK: usize = 4096;
 
 /// The lists of one block.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct BlockLists {
     /// Twice the latent, and one more for the list of negative values; ascending.
     pub keys: Vec<u32>,
@@ -23,6 +23,8 @@ pub struct BlockLists {
     pub lengths: Vec<u32>,
     /// The chunks of all lists.
     pub chunks: Vec<Chunk>,
+    /// The largest norm of a row's bounds, rounded up.
+    pub norm: f32,
 }
 
 /// The lists of the rows `range`, which are a block of `block_items`.
@@ -67,7 +69,9 @@ pub fn block_lists(
         keys: Vec::new(),
         lengths: Vec::new(),
         chunks: Vec::new(),
+        norm: 0.0,
     };
+    let mut squares = vec![0.0f64; block_items];
     lists
         .chunks
         .try_reserve(entries.len() / POSITIONS)
@@ -78,12 +82,16 @@ pub fn block_lists(
         for entries in list.chunks(POSITIONS) {
             let mut chunk = [block_items as u16; POSITIONS + 1];
             chunk[0] = u16::MAX - (entries[0] >> 16) as u16;
+            let bound = f64::from(bound_value(chunk[0]));
             for (position, entry) in chunk[1..].iter_mut().zip(entries) {
                 *position = *entry as u16;
+                squares[usize::from(*position)] += bound * bound;
             }
             lists.chunks.push(chunk);
         }
     }
+    let largest = squares.iter().fold(0.0, |a: f64, &b| a.max(b)).sqrt();
+    lists.norm = round_up(largest);
     Ok(lists)
 }
 
@@ -131,6 +139,7 @@ fn assemble(blocks: Vec<BlockLists>, block_items: usize) -> Result<Postings> {
         .checked_mul(blocks.len())
         .and_then(|lists| lists.checked_add(1))
         .ok_or_else(too_many)?;
+    let norms = blocks.iter().map(|block| block.norm).collect();
     let mut starts = Vec::new();
     let mut chunks: Vec<Chunk> = Vec::new();
     starts
@@ -158,6 +167,7 @@ fn assemble(blocks: Vec<BlockLists>, block_items: usize) -> Result<Postings> {
         latents,
         starts,
         chunks,
+        norms,
         block_items,
     })
 }
@@ -208,6 +218,7 @@ mod tests {
                 }
             }
             let mut found = 0;
+            let mut squares = vec![0.0; rows.len()];
             for (slot, &latent) in postings.latents().iter().enumerate() {
                 for is_negative in [false, true] {
                     for block in 0..postings.n_blocks() {
@@ -223,6 +234,7 @@ mod tests {
                                         && e.3 <= f64::from(last)
                                 });
                                 prop_assert_eq!(matching.count(), 1);
+                                squares[row] += f64::from(last).powi(2);
                                 found += 1;
                             }
                         }
@@ -230,6 +242,11 @@ mod tests {
                 }
             }
             prop_assert_eq!(found, expected.len());
+            for (block, squares) in squares.chunks(block_items).enumerate() {
+                let largest = squares.iter().fold(0.0f64, |a, &b| a.max(b)).sqrt();
+                let norm = f64::from(postings.norm(block));
+                prop_assert!(norm >= largest && norm <= largest * (1.0 + 2f64.powi(-23)));
+            }
         }
     }
 }

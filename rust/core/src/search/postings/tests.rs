@@ -318,6 +318,11 @@ fn damaged_postings_bring_no_panic_and_no_wrong_score() {
             // and leaves nothing behind for the next search
             assert_eq!(bits(&answer(&sound)), right);
         }
+        for place in 0..sound.norms.len() {
+            let mut damaged = sound.clone();
+            damaged.norms[place] = f32::from_bits(u32::from(word) << 16);
+            answer(&damaged);
+        }
         for place in 0..sound.starts.len() {
             let mut damaged = sound.clone();
             damaged.starts[place] = u32::from(word) * 0x1_0001;

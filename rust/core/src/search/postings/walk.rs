@@ -19,8 +19,10 @@
 //!    sum of at least `floor(h (1 - 2^-38) / e)`.
 //! 3. *Caps.* A single gain is cut at `1 + floor(cap)`, with `cap` at least the sum that is
 //!    asked for, so a row that is cut is found all the same.
-//! 4. *No overflow.* `e` is chosen so that all largest gains of a block, cut, add up to less
-//!    than 65,536.
+//! 4. *No overflow.* `e` is chosen so that no sum exceeds what it can hold, 255 or 65,535: no
+//!    row gains more than all largest gains together, cut, nor, by the inequality of Cauchy and
+//!    Schwarz, more than the norm of the query times the largest norm of a row's bounds, which
+//!    is kept for each block. The second is the smaller by far, and makes units finer.
 //! 5. *What is not found.* Rows of positive score share a latent with the query, so they are in
 //!    a list. Where fewer than k rows have a positive score, those of score 0 by ascending
 //!    position and then those of negative score follow: rows are scanned from the first on until
@@ -39,14 +41,17 @@ use rayon::prelude::*;
 
 use super::{bound_value, Chunk, PostingsView};
 use crate::control::Control;
-use crate::kernels::{add_list, prefetch, WeightTable, SUMS};
+use crate::kernels::{add_list, prefetch, Sum, WeightTable, SUMS};
 use crate::search::weights::sparse_weights;
 use crate::search::{Hit, Queries, ScanRows, Selection, TopK, WeightSource};
 use crate::{Error, Result};
 
 /// The most nonzeros of a query that is walked; others are scanned for. Each may cost a unit of
-/// 65,536 to rounding, so with this many half of the resolution is left.
+/// 65,536 to rounding, so with this many most of the resolution is left.
 pub const MAX_TERMS: usize = 1 << 13;
+
+/// The most nonzeros of a query whose sums have 8 bits; each costs a unit of 256.
+const NARROW_TERMS: usize = 64;
 
 /// Tasks a thread, where one query's blocks are shared out.
 const TASKS_A_THREAD: usize = 2;
@@ -58,9 +63,6 @@ const CAP: f64 = 1.25;
 /// The cap where there is no threshold: above every product of three numbers in float32, and
 /// still finite when all terms reach it.
 const NO_CAP: f64 = 1e300;
-
-/// The largest sum.
-const MOST: f64 = 65_535.0;
 
 /// Rows of a block that are scanned at once where the walk leaves places free.
 const ROWS_A_SCAN: usize = 512;
@@ -87,7 +89,14 @@ struct Query<'a> {
 /// What a task needs for itself: sums, weights, and room for lists. Kept by its thread.
 #[derive(Debug)]
 struct Scratch {
-    sums: Box<[u16; SUMS]>,
+    narrow: Box<[u8; SUMS]>,
+    wide: Box<[u16; SUMS]>,
+    rest: Rest,
+}
+
+/// A scratch without its sums.
+#[derive(Debug)]
+struct Rest {
     block_items: usize,
     table: WeightTable,
     found: Vec<u16>,
@@ -177,7 +186,16 @@ impl<'a> Walk<'a> {
         let top = match &asked {
             Some(asked) => ranges
                 .par_iter()
-                .map(|range| self.in_scratch(query, |scratch| self.range(asked, range, scratch)))
+                .map(|range| {
+                    self.in_scratch(query, |scratch| {
+                        let Scratch { narrow, wide, rest } = scratch;
+                        if asked.terms.len() <= NARROW_TERMS {
+                            self.range(asked, range, narrow, rest)
+                        } else {
+                            self.range(asked, range, wide, rest)
+                        }
+                    })
+                })
                 .try_reduce(
                     || TopK::new(self.k),
                     |mut all, top| {
@@ -192,7 +210,7 @@ impl<'a> Walk<'a> {
         if top.len() < self.k {
             let found_positive = asked.is_some();
             top = self.in_scratch(query, |scratch| {
-                self.fill_up(query, top, found_positive, &scratch.table)
+                self.fill_up(query, top, found_positive, &scratch.rest.table)
             })?;
         }
         self.control.advance(1);
@@ -232,19 +250,19 @@ impl<'a> Walk<'a> {
         let block_items = self.postings.block_items();
         let kept = KEPT.take().filter(|kept| {
             // another block size would read sums that a damaged file may have left
-            kept.block_items == block_items && kept.table.is_for(&self.data.rows)
+            kept.rest.block_items == block_items && kept.rest.table.is_for(&self.data.rows)
         });
         let mut scratch = match kept {
             Some(kept) => kept,
             None => Scratch::new(self.data, block_items)?,
         };
-        let weights = scratch.table.weights_mut();
+        let weights = scratch.rest.table.weights_mut();
         for (latent, weight) in sparse_weights(&codes, query, self.source.metric) {
             weights[latent as usize] = weight;
         }
         // on an error the scratch, whose sums may not be 0, is dropped
         let done = work(&mut scratch)?;
-        let weights = scratch.table.weights_mut();
+        let weights = scratch.rest.table.weights_mut();
         for &latent in codes.row(query).0 {
             weights[latent as usize] = 0.0;
         }
@@ -255,20 +273,20 @@ impl<'a> Walk<'a> {
     }
 
     /// The best k of the rows of positive score in a range of blocks.
-    fn range(
+    fn range<S: Sum>(
         &self,
         query: &Query<'_>,
         blocks: &Range<usize>,
-        scratch: &mut Scratch,
+        sums: &mut [S; SUMS],
+        scratch: &mut Rest,
     ) -> Result<TopK> {
         let mut top = TopK::new(self.k);
         let mut lists = Vec::with_capacity(query.terms.len());
         for block in blocks.clone() {
             self.control.check()?;
-            if !self.selection.block_has_any(self.rows_of(block)) {
-                continue;
+            if self.selection.block_has_any(self.rows_of(block)) {
+                self.block(query, block, &mut lists, &mut top, sums, scratch);
             }
-            self.block(query, block, &mut lists, &mut top, scratch);
         }
         self.score_pending(query, &mut top, scratch);
         Ok(top)
@@ -280,37 +298,36 @@ impl<'a> Walk<'a> {
     }
 
     /// Adds up a block and takes note of the rows that are to be scored.
-    fn block(
+    fn block<S: Sum>(
         &self,
         query: &Query<'_>,
         block: usize,
         lists: &mut Vec<(f64, &'a [Chunk])>,
         top: &mut TopK,
-        scratch: &mut Scratch,
+        sums: &mut [S; SUMS],
+        scratch: &mut Rest,
     ) {
-        let kernels = self.source.kernels;
         let threshold = query.threshold(top);
-        let Some(units) = self.lists_of(query, block, threshold, lists) else {
+        let Some(units) = self.lists_of::<S>(query, block, threshold, lists) else {
             return self.score_pending(query, top, scratch);
         };
-        // asking the memory for the first lines of the lists ahead gained nothing (Zen 4): lists
-        // of one latent follow each other from block to block, which the hardware sees
         for (weight, list) in lists.iter() {
-            add_list(list, units.of(*weight), units.cap, &mut scratch.sums);
+            add_list(list, units.of(*weight), units.cap, sums);
         }
         let items = self.postings.block_items();
-        scratch.sums[items] = 0; // the place of what fills chunks
-                                 // the rows of the last block that were asked for are here by now
+        sums[items] = S::default(); // the place of what fills chunks
+                                    // the rows of the last block that were asked for are here by now
         self.score_pending(query, top, scratch);
         let rows = self.rows_of(block);
         if query.threshold(top) == 0.0 {
-            self.score_largest(query, rows.clone(), top, scratch);
+            self.score_largest(query, rows.clone(), top, &mut sums[..rows.len()], scratch);
         }
         let least = units.least(query.threshold(top));
         // beyond the rows there is something in the sums of a damaged file only
-        let sums = &mut scratch.sums[..(items + 1).next_multiple_of(64).min(SUMS)];
+        let sums = &mut sums[..(items + 1).next_multiple_of(64).min(SUMS)];
         scratch.found.clear();
-        kernels.find_at_least(sums, least, true, &mut scratch.found);
+        let kernels = self.source.kernels;
+        kernels.find_at_least(sums, S::of(least), true, &mut scratch.found);
         for &position in &scratch.found {
             let row = rows.start + usize::from(position);
             if row < rows.end && self.selection.admits(query.number, row as u64) {
@@ -323,7 +340,7 @@ impl<'a> Walk<'a> {
 
     /// The lists of a block that can add to a score; `None` where they cannot reach the
     /// threshold together.
-    fn lists_of(
+    fn lists_of<S: Sum>(
         &self,
         query: &Query<'_>,
         block: usize,
@@ -331,55 +348,58 @@ impl<'a> Walk<'a> {
         lists: &mut Vec<(f64, &'a [Chunk])>,
     ) -> Option<Units> {
         lists.clear();
-        let (mut reach, mut capped) = (0.0, 0.0);
+        let (mut capped, mut squares) = (0.0, 0.0);
         let cap = if threshold > 0.0 {
             (CAP * threshold).min(NO_CAP)
         } else {
             NO_CAP
         };
         for term in &query.terms {
-            let list = self
-                .postings
-                .chunks(term.starts[block], term.starts[block + 1]);
+            let (start, end) = (term.starts[block], term.starts[block + 1]);
+            let list = self.postings.chunks(start, end);
             if let Some(first) = list.first() {
                 let most = term.weight * f64::from(bound_value(first[0]));
-                reach += most;
                 capped += most.min(cap);
+                squares += term.weight * term.weight;
                 lists.push((term.weight, list));
             }
         }
+        // what a sum can be: all lists at their largest, or as Cauchy and Schwarz say
+        let by_norm = squares.sqrt() * f64::from(self.postings.norm(block)) * ROUNDED;
+        let reach = capped.min(by_norm);
         (!lists.is_empty() && reach >= threshold * MARGIN)
-            .then(|| Units::new(capped, cap, lists.len()))
+            .then(|| Units::new(f64::from(S::MOST), reach, cap, lists.len()))
     }
 
     /// Scores the rows with the k largest sums, for a first threshold, and takes them out of the
     /// sums.
-    fn score_largest(
+    fn score_largest<S: Sum>(
         &self,
         query: &Query<'_>,
         rows: Range<usize>,
         top: &mut TopK,
-        scratch: &mut Scratch,
+        sums: &mut [S],
+        scratch: &mut Rest,
     ) {
         let kernels = self.source.kernels;
-        let sums = &mut scratch.sums[..rows.len()];
+        let reach = |least: i32| kernels.count_at_least(sums, S::of(least)) >= self.k;
         // bisection for the largest sum that k rows reach, to one part in 16
-        let (mut least, mut above) = (1u16, u16::MAX);
-        if kernels.count_at_least(sums, least) < self.k {
+        let (mut least, mut above) = (1, S::MOST as i32);
+        if !reach(least) {
             return;
         }
         while above - least > least / 16 {
-            let middle = least + (above - least).div_ceil(2);
-            if kernels.count_at_least(sums, middle) >= self.k {
+            let middle = least + (above - least + 1) / 2;
+            if reach(middle) {
                 least = middle;
             } else {
                 above = middle - 1;
             }
         }
         scratch.found.clear();
-        kernels.find_at_least(sums, least, false, &mut scratch.found);
+        kernels.find_at_least(sums, S::of(least), false, &mut scratch.found);
         for &position in &scratch.found {
-            scratch.sums[usize::from(position)] = 0;
+            sums[usize::from(position)] = S::default();
             let row = rows.start + usize::from(position);
             if self.selection.admits(query.number, row as u64) {
                 self.score(row, top, &scratch.table);
@@ -389,7 +409,7 @@ impl<'a> Walk<'a> {
         query.raise(top);
     }
 
-    fn score_pending(&self, query: &Query<'_>, top: &mut TopK, scratch: &mut Scratch) {
+    fn score_pending(&self, query: &Query<'_>, top: &mut TopK, scratch: &mut Rest) {
         if scratch.pending.is_empty() {
             return;
         }
@@ -452,6 +472,9 @@ impl<'a> Walk<'a> {
     }
 }
 
+/// More than what products and roots of a few thousand terms are rounded down by.
+const ROUNDED: f64 = 1.0 + 1.0 / (1u64 << 38) as f64;
+
 /// 1 - 2^-38: see the module's head.
 const MARGIN: f64 = 1.0 - 1.0 / (1u64 << 38) as f64;
 
@@ -479,13 +502,15 @@ struct Units {
 }
 
 impl Units {
-    /// For `n_lists` lists whose largest gains, cut at `cap`, add up to `capped`.
-    fn new(capped: f64, cap: f64, n_lists: usize) -> Self {
-        // each list may gain 2 units by rounding up, and a part of 2^-19 by raised weights
-        let unit = capped / (MOST - 1.0 - 2.0 * n_lists as f64);
+    /// For sums up to `most`, of `n_lists` lists whose gains, cut at `cap`, add up to `reach` at
+    /// most.
+    fn new(most: f64, reach: f64, cap: f64, n_lists: usize) -> Self {
+        // each list may gain a unit by rounding up, and all a part of 2^-19 by raised weights,
+        // which is less than one
+        let unit = reach / (most - 1.0 - n_lists as f64);
         Self {
             unit,
-            cap: (cap / unit).min(MOST - 2.0) as f32,
+            cap: (cap / unit).min(most - 2.0) as f32,
         }
     }
 
@@ -495,28 +520,34 @@ impl Units {
     }
 
     /// The sum that a score of `threshold` needs; at least 1.
-    fn least(&self, threshold: f64) -> u16 {
+    fn least(&self, threshold: f64) -> i32 {
         let sum = (threshold * MARGIN / self.unit).floor();
-        sum.min(f64::from(self.cap).floor()).max(1.0) as u16
+        sum.min(f64::from(self.cap).floor()).max(1.0) as i32
     }
 }
 
 impl Scratch {
     fn new(data: &ScanRows<'_>, block_items: usize) -> Result<Self> {
-        let out_of_memory = Error::OutOfMemory {
-            what: "sums of postings",
-            bytes: SUMS * size_of::<u16>(),
-        };
-        let sums = bytemuck::allocation::try_zeroed_slice_box::<u16>(SUMS)
-            .ok()
-            .and_then(|sums| sums.try_into().ok())
-            .ok_or(out_of_memory)?;
         Ok(Self {
-            sums,
-            block_items,
-            table: WeightTable::zeros(&data.rows)?,
-            found: Vec::new(),
-            pending: Vec::new(),
+            narrow: zeros()?,
+            wide: zeros()?,
+            rest: Rest {
+                block_items,
+                table: WeightTable::zeros(&data.rows)?,
+                found: Vec::new(),
+                pending: Vec::new(),
+            },
         })
     }
+}
+
+/// Sums of 0. Their memory is had from the system when they are first used.
+fn zeros<S: bytemuck::Zeroable>() -> Result<Box<[S; SUMS]>> {
+    bytemuck::allocation::try_zeroed_slice_box::<S>(SUMS)
+        .ok()
+        .and_then(|sums| sums.try_into().ok())
+        .ok_or(Error::OutOfMemory {
+            what: "sums of postings",
+            bytes: SUMS * size_of::<S>(),
+        })
 }

@@ -1,0 +1,69 @@
+//! Which way a search goes, and why. Every exact way returns the same bytes, so this decides
+//! time alone; what it goes by was measured (see `docs/search.md`).
+
+use super::{batch, postings, Mode, Request, ScanRows};
+
+/// A way to the best k.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Way {
+    /// Every admitted row is scored in double precision.
+    Scan,
+    /// An integer pass over all rows, then scores of what it leaves.
+    IntegerPass,
+    /// The lists of the query's latents are walked.
+    Postings,
+}
+
+impl Way {
+    /// Its name, as Python says it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Scan => "scan",
+            Self::IntegerPass => "integer_pass",
+            Self::Postings => "postings",
+        }
+    }
+}
+
+/// A way, and what speaks for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// The way.
+    pub way: Way,
+    /// Why, in one sentence.
+    pub reason: String,
+}
+
+/// The way of a search of `n_queries` queries.
+pub fn plan(
+    data: &ScanRows<'_>,
+    n_queries: usize,
+    request: &Request<'_>,
+    has_postings: bool,
+) -> Plan {
+    let n = data.rows.len();
+    let allowed = request.selection.count(n);
+    let to = |way, reason| Plan { way, reason };
+    if request.mode == Mode::Sparse && has_postings {
+        if request.k_row.is_some() {
+            // prefixes of rows are not what the lists hold
+        } else if postings::pays(n, request.selection) {
+            let reason = "codes in sparse mode, and the index holds postings: only the lists of \
+                          the query's latents are read";
+            return to(Way::Postings, reason.into());
+        }
+    }
+    match batch::objection(data, n_queries, request.k, request.selection) {
+        None => to(
+            Way::IntegerPass,
+            format!(
+                "{n_queries} queries: {n} rows are read once for {} of them, as 8-bit integers",
+                crate::kernels::TILE
+            ),
+        ),
+        Some(objection) => to(
+            Way::Scan,
+            format!("{objection}: {allowed} of {n} rows are scored in double precision"),
+        ),
+    }
+}

@@ -1,0 +1,89 @@
+"""The planner: which way a search goes, and that every way returns the same bytes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import sparse_retrieval as sr
+
+
+@pytest.fixture(scope="module")
+def data() -> tuple[sr.SparseIndex, np.ndarray, sr.SparseCodes]:
+    rng = np.random.default_rng(0)
+    atoms = rng.standard_normal((300, 24)).astype(np.float32)
+    dictionary = sr.Dictionary(atoms / np.linalg.norm(atoms, axis=1, keepdims=True))
+    x = rng.standard_normal((5_000, 24)).astype(np.float32)
+    codes = dictionary.encode(x, k=8)
+    index = sr.SparseIndex.from_codes(
+        codes,
+        dictionary=dictionary,
+        metric="cosine",
+        value_bits=4,
+        modes=("sparse", "dense", "reconstructed"),
+        postings=True,
+    )
+    return index, rng.standard_normal((70, 24)).astype(np.float32), codes[:70]
+
+
+def test_one_query_is_a_scan_and_many_are_an_integer_pass(
+    data: tuple[sr.SparseIndex, np.ndarray, sr.SparseCodes],
+) -> None:
+    index, queries, codes = data
+    one, many = index.explain(queries[0]), index.explain(queries, 100)
+    assert (one["way"], many["way"]) == ("scan", "integer_pass")
+    assert (one["queries"], many["queries"], many["k"], many["mode"]) == (1, 70, 100, "dense")
+    assert "1 of the 64 queries" in one["reason"]
+    assert "5000 rows" in many["reason"]
+    assert index.explain(codes, mode="reconstructed")["way"] == "integer_pass"
+
+
+def test_codes_in_sparse_mode_walk_the_postings_unless_prefixes_are_asked_for(
+    data: tuple[sr.SparseIndex, np.ndarray, sr.SparseCodes],
+) -> None:
+    index, _, codes = data
+    assert index.explain(codes, mode="sparse")["way"] == "postings"
+    assert index.explain(codes, mode="sparse", k_row=4)["way"] != "postings"
+
+
+def test_a_large_k_and_a_narrow_filter_are_scans_that_say_so(
+    data: tuple[sr.SparseIndex, np.ndarray, sr.SparseCodes],
+) -> None:
+    index, queries, _ = data
+    assert "k = 4000" in index.explain(queries, 4_000)["reason"]
+    narrow = index.explain(queries, filter=[1, 2, 3])
+    assert narrow["way"] == "scan"
+    assert "3 of 5000 rows" in narrow["reason"]
+
+
+def test_bad_arguments_raise_as_in_search(
+    data: tuple[sr.SparseIndex, np.ndarray, sr.SparseCodes],
+) -> None:
+    index, queries, _ = data
+    with pytest.raises(ValueError, match="k"):
+        index.explain(queries, 0)
+    with pytest.raises(ValueError, match="columns"):
+        index.explain(queries[:, :5])
+    with pytest.raises(ValueError, match="k_row"):
+        index.explain(queries, k_row=0)
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("mode", ["dense", "sparse", "reconstructed"])
+def test_batches_of_every_size_threads_and_instruction_sets_return_the_same_bytes(
+    data: tuple[sr.SparseIndex, np.ndarray, sr.SparseCodes],
+    mode: str,
+) -> None:
+    index, queries, codes = data
+    asked = queries if mode == "dense" else codes
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPARSE_RETRIEVAL_ISA", "scalar")
+        expected = [index.search(asked[i : i + 1], 20, mode=mode) for i in range(70)]
+    scores = np.concatenate([result.scores for result in expected])
+    ids = np.concatenate([result.ids for result in expected])
+    for size, threads in [(1, 1), (2, 3), (3, 2), (65, 8), (70, 1), (70, 5)]:
+        for start in range(0, 70, size):
+            found = index.search(asked[start : start + size], 20, mode=mode, threads=threads)
+            stop = min(start + size, 70)
+            assert found.scores.tobytes() == scores[start:stop].tobytes()
+            assert found.ids.tobytes() == ids[start:stop].tobytes()
