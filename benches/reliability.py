@@ -63,7 +63,10 @@ def in_child(script: str, *arguments: object, timeout: float | None = None) -> s
 
 
 def fuzz(options: argparse.Namespace) -> dict[str, Any]:
-    """Run the mutational fuzzer."""
+    """Run the mutational fuzzer, or read what a run apart from this one has printed."""
+    if options.fuzz_report is not None:
+        printed: dict[str, Any] = json.loads(options.fuzz_report.read_text())
+        return printed
     command = [
         *("cargo", "run", "--release", "--quiet", "-p", "sparse_retrieval", "--example", "fuzz"),
         *("--", "--executions", str(options.executions), "--seed", "1"),
@@ -376,6 +379,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="which; default all")
     parser.add_argument("--executions", type=int, default=40_000_000, help="of the fuzzer")
+    parser.add_argument("--fuzz-report", type=Path, default=None, help="of a run that is over")
     parser.add_argument("--kills", type=int, default=1_000)
     parser.add_argument("--runs", type=int, default=250, help="sequences against the model")
     parser.add_argument("--rows", type=int, default=10_000_000, help="through the writer")
