@@ -386,11 +386,12 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=None, help="for files of gigabytes")
     options = parser.parse_args()
     for name in options.parts or PARTS:
-        results = json.loads(RESULT.read_text()) if RESULT.exists() else {"parts": {}}
         started = time.perf_counter()
         part = PARTS[name](options)
         part["wall_s"] = round(time.perf_counter() - started, 1)
         part["machine"] = describe()
+        # read now: another part may have been measured meanwhile
+        results = json.loads(RESULT.read_text()) if RESULT.exists() else {"parts": {}}
         results["command"] = "python benches/reliability.py"
         results["parts"][name] = part
         RESULT.write_text(json.dumps(results, indent=1) + "\n")

@@ -242,6 +242,91 @@ def per_bytes_ablations() -> str:
     return "\n\n".join(part for part in ("\n".join(lines) if rows else "", missing) if part)
 
 
+_CORPORA = {"catalogue": "package descriptions", "jittered": "mixtures of them"}
+
+
+def approximate() -> str:
+    """Render every setting of ours and of faiss's, one table a corpus."""
+    results = _load("approximate")
+    parts = []
+    for name, corpus in results["corpora"].items():
+        machine = corpus["machine"]
+        parts.append(
+            f"{corpus['items']:,} {_CORPORA[name]}, {results['queries']:,} held-out queries, "
+            f"recall@{results['depth']}; {corpus['clusters']:,} clusters. One thread of "
+            f"{machine['cpu']}, load {machine['load_average']} on {machine['cores']} cores, "
+            f"{machine['date']}; medians, methods in turn."
+        )
+        lines = [
+            "| method | setting | bytes an item | recall | of our exact top 100 | "
+            "ms a query, alone | ms a query, in a batch |",
+            "|---|---|---:|---:|---:|---:|---:|",
+        ]
+        for row in corpus["rows"]:
+            kept = "" if row["kept"] is None else f"{row['kept']:.4f}"
+            lines.append(
+                f"| {row['series']} | {row['setting']} | {row['bytes_per_item']:g} | "
+                f"{row['recall']:.4f} | {kept} | {row['ms_alone']:.3f} | {row['ms_batch']:.3f} |"
+            )
+        parts.append("\n".join(lines))
+    return "\n\n".join([*parts, f"Remade by `{results['command']}` and `make docs`."])
+
+
+def approximate_short() -> str:
+    """Render what approximate search gains over exact, and over IVF-PQ at equal recall."""
+    lines = [
+        "| corpus | what is kept | our setting | ms alone | exact scan / this | "
+        "fastest IVF-PQ of no less recall / this |",
+        "|---|---|---|---:|---:|---:|",
+    ]
+    for name, corpus in _load("approximate")["corpora"].items():
+        ours = [row for row in corpus["rows"] if row["series"] == "ours, approximate"]
+        exact = next(row for row in corpus["rows"] if row["series"] == "ours, exact")
+        ivf = [row for row in corpus["rows"] if "IVF" in row["series"]]
+
+        def against(row: dict[str, Any], ivf: list[dict[str, Any]] = ivf) -> str:
+            rivals = [r["ms_alone"] for r in ivf if r["recall"] >= row["recall"]]
+            return f"{min(rivals) / row['ms_alone']:.2f}" if rivals else "none reaches it"
+
+        def fastest(of: str, least: float, ours: list[dict[str, Any]] = ours) -> Any:
+            enough = [row for row in ours if row[of] >= least]
+            return min(enough, key=lambda row: row["ms_alone"]) if enough else None
+
+        wanted = [
+            ("99% of the exact top 100", fastest("kept", 0.99)),
+            ("99% of the exact recall", fastest("recall", 0.99 * exact["recall"])),
+            *(
+                (f"recall of {r['series'].removeprefix('faiss ')}, {r['setting']}", found)
+                for r in ivf
+                if (found := fastest("recall", r["recall"])) is not None
+            ),
+        ]
+        for what, row in wanted:
+            if row is not None:
+                lines.append(
+                    f"| {corpus['items']:,} {_CORPORA[name]} | {what} | {row['setting']} | "
+                    f"{row['ms_alone']:.3f} | {exact['ms_alone'] / row['ms_alone']:.1f} | "
+                    f"{against(row)} |"
+                )
+    return "\n".join(lines)
+
+
+def approximate_tuned() -> str:
+    """Render what tuning finds, and what it keeps on queries that it has not seen."""
+    lines = [
+        "| corpus | target | tuned with | setting | reached | kept on other queries |",
+        "|---|---:|---|---|---:|---:|",
+    ]
+    for name, corpus in _load("approximate")["corpora"].items():
+        lines += [
+            f"| {corpus['items']:,} {_CORPORA[name]} | {row['target']:g} | {row['queries']} | "
+            f"{row['clusters']} clusters, {row['rerank']} rows | {row['reached']:.4f} | "
+            f"{row['kept']:.4f} |"
+            for row in corpus["tuned"]
+        ]
+    return "\n".join(lines)
+
+
 def per_bytes_learning() -> str:
     """Render unseen items, and learning in closed form against training."""
     lines = [
@@ -486,13 +571,44 @@ def sparse_search_work() -> str:
     return "\n".join(lines)
 
 
+def search() -> str:
+    """Render latencies of dense search, ours and rivals', by rows and threads."""
+    results = _load("search")
+    parts = []
+    for part in results["parts"]:
+        ours = part["systems"][0]
+        machine = part["machine"]
+        lines = [
+            f"| {part['rows']:,} rows, {part['threads']} thread"
+            f"{'s' if part['threads'] > 1 else ''} | bytes an item | recall@{results['depth']} | "
+            "ms a query, batch | of ours | ms a query, alone | of ours |",
+            "|---|---:|---:|---:|---:|---:|---:|",
+        ]
+        lines += [
+            f"| {row['system']} | {row['bytes']:g} | {row['recall']:.3f} | {row['batch_ms']:.3f} | "
+            f"{row['batch_ms'] / ours['batch_ms']:.1f} | {row['single_ms']:.3f} | "
+            f"{row['single_ms'] / ours['single_ms']:.1f} |"
+            for row in part["systems"]
+        ]
+        note = (
+            f"{machine['cpu']}, {machine['cores']} cores, load {machine['load_average']}, "
+            f"{machine['date']}."
+        )
+        parts.append("\n".join([*lines, "", note]))
+    return "\n\n".join([*parts, f"Remade by `{results['command']}` and `make docs`."])
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "reliability": reliability,
     "reliability-writer": reliability_writer,
     "reliability-additions": reliability_additions,
+    "search": search,
     "sparse-search": sparse_search,
     "sparse-search-work": sparse_search_work,
     "encoding": encoding,
+    "approximate": approximate,
+    "approximate-short": approximate_short,
+    "approximate-tuned": approximate_tuned,
     "per-bytes": per_bytes,
     "per-bytes-ablations": per_bytes_ablations,
     "per-bytes-parts": per_bytes_parts,
@@ -567,6 +683,8 @@ def _rivals_picture() -> dict[str, Any]:
     }
 
 
+LATENCY_PICTURE = "recall_against_latency.svg"
+
 PICTURES: dict[str, Callable[[], dict[str, Any]]] = {
     "recall_against_bytes.svg": _modes_picture,
     "recall_per_bytes.svg": _rivals_picture,
@@ -595,12 +713,67 @@ def draw_picture(name: str) -> None:
     )
 
 
+def latency_digest() -> str:
+    """SHA-256 of what the picture of latency shows."""
+    corpora = _load("approximate")["corpora"]
+    shown = json.dumps([[name, corpus["rows"]] for name, corpus in corpora.items()])
+    return hashlib.sha256(shown.encode()).hexdigest()
+
+
+def draw_latency() -> None:
+    """Draw recall against latency, one panel a corpus, one line a method."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    from sparse_retrieval.cli._picture import _LOOKS
+
+    results = _load("approximate")
+    style = {"svg.hashsalt": "sparse_retrieval", "svg.fonttype": "path", "font.size": 9}
+    with matplotlib.rc_context(style):
+        corpora = results["corpora"]
+        figure = Figure(figsize=(5.2 * len(corpora), 4.4), layout="constrained")
+        names = list(
+            dict.fromkeys(row["series"] for corpus in corpora.values() for row in corpus["rows"])
+        )
+        panels = figure.subplots(1, len(corpora), squeeze=False)[0]
+        for axes, (name, corpus) in zip(panels, corpora.items(), strict=True):
+            for number, series in enumerate(names):
+                line = [row for row in corpus["rows"] if row["series"] == series]
+                if not line:
+                    continue
+                colour, marker = _LOOKS[number % len(_LOOKS)]
+                axes.plot(
+                    [row["ms_alone"] for row in line],
+                    [row["recall"] for row in line],
+                    color=colour,
+                    marker=marker,
+                    markersize=4,
+                    label=f"{series} ({line[0]['bytes_per_item']:.0f} bytes an item)",
+                )
+            axes.set_xscale("log")
+            axes.set_xlabel("ms a query, alone, one thread (logarithmic)")
+            axes.set_ylabel(f"recall@{results['depth']}")
+            axes.set_title(f"{corpus['items']:,} {_CORPORA[name]}", loc="left", fontsize=10)
+            axes.grid(visible=True, color="#dddddd", linewidth=0.6)
+            axes.legend(frameon=False, fontsize=7)
+        IMAGES.mkdir(parents=True, exist_ok=True)
+        figure.savefig(
+            IMAGES / LATENCY_PICTURE,
+            format="svg",
+            metadata={"Description": latency_digest(), "Date": None},
+        )
+
+
+def _digest(name: str) -> str:
+    return latency_digest() if name == LATENCY_PICTURE else picture_digest(name)
+
+
 def _stale_pictures() -> list[str]:
     return [
         name
-        for name in PICTURES
+        for name in (*PICTURES, LATENCY_PICTURE)
         if not (IMAGES / name).is_file()
-        or picture_digest(name) not in (IMAGES / name).read_text(encoding="utf-8")
+        or _digest(name) not in (IMAGES / name).read_text(encoding="utf-8")
     ]
 
 
@@ -628,7 +801,10 @@ def main() -> int:
         text = path.read_text(encoding="utf-8")
         path.write_text(rendered(text), encoding="utf-8")
     for name in _stale_pictures():
-        draw_picture(name)
+        if name == LATENCY_PICTURE:
+            draw_latency()
+        else:
+            draw_picture(name)
     print(f"renewed: {', '.join(stale) or 'nothing, all was in step'}")
     return 0
 

@@ -173,6 +173,20 @@ def ranked_rows(
     return found
 
 
+def sketches(header: dict[str, Any], sections: dict[str, np.ndarray]) -> np.ndarray:
+    """What the sketch of each place of ``cluster_rows`` stands for, shape (n, d)."""
+    levels = sections["sketch_levels"]
+    subspaces, width, _ = levels.shape
+    n, d = header["rows"]["count"], sections["dictionary"].shape[1]
+    found = np.zeros((n, subspaces * width))
+    for place in range(n):
+        for m in range(subspaces):
+            both = int(sections["sketches"][place // 32, m, place % 16])
+            code = both & 15 if place % 32 < 16 else both >> 4
+            found[place, m * width : (m + 1) * width] = levels[m, :, code]
+    return found[:, :d]
+
+
 def scales(header: dict[str, Any], sections: dict[str, np.ndarray], mode: str) -> list[float]:
     """What the sums of rows are multiplied by in a mode."""
     name = header["modes"][mode]

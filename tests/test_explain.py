@@ -56,6 +56,15 @@ def test_a_large_k_and_a_narrow_filter_are_scans_that_say_so(
     assert "3 of 5000 rows" in narrow["reason"]
 
 
+def test_clusters_are_searched_only_where_that_is_asked_for(
+    data: tuple[sr.SparseIndex, np.ndarray, sr.SparseCodes],
+) -> None:
+    index, queries, _ = data
+    asked = index.explain(queries, approximate=sr.Approximate(clusters=3, rerank=50))
+    assert asked["way"] == "clusters"
+    assert "3 clusters" in asked["reason"]
+
+
 def test_bad_arguments_raise_as_in_search(
     data: tuple[sr.SparseIndex, np.ndarray, sr.SparseCodes],
 ) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparse_retrieval._changes import merge
 from sparse_retrieval._native import IndexFormatError, __version__
+from sparse_retrieval.approximate import Approximate
 from sparse_retrieval.codes import SparseCodes
 from sparse_retrieval.dictionary import Dictionary
 from sparse_retrieval.index import SearchResult, SparseIndex
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from sparse_retrieval.training import CompresSAE, History, TrainConfig, train
 
 __all__ = [
+    "Approximate",
     "Bitmap",
     "CompresSAE",
     "Dictionary",

@@ -241,7 +241,8 @@ def merge(paths: Any, out: str | os.PathLike[str], *, progress: Any = None) -> i
     """Join index files into one: all items of the first, then those of the second, and so on.
 
     Rows are copied as they are stored, with the changes in the journals of the files; memory does
-    not grow with them. The result answers as one index of all items; it has no postings.
+    not grow with them. The result answers as one index of all items; it has no postings and
+    no clusters.
 
     Parameters
     ----------

@@ -173,6 +173,7 @@ class Index:
         k_row: int | None,
         filter: Bitmap | npt.NDArray[np.int64] | list[str] | None,
         exclude: tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64] | list[str]] | None,
+        approximate: tuple[int, int] | None,
         positions: bool,
         threads: int | None,
         progress: Callable[[int], object] | None,
@@ -194,6 +195,7 @@ class Index:
         k_row: int | None,
         filter: Bitmap | npt.NDArray[np.int64] | list[str] | None,
         exclude: tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64] | list[str]] | None,
+        approximate: tuple[int, int] | None,
         positions: bool,
         threads: int | None,
         progress: Callable[[int], object] | None,
@@ -207,7 +209,30 @@ class Index:
         mode: str,
         k_row: int | None,
         filter: Bitmap | npt.NDArray[np.int64] | list[str] | None,
-    ) -> tuple[str, str]: ...
+        approximate: tuple[int, int] | None,
+    ) -> tuple[str, str]:
+        """The way that a search would go, and why."""
+    def with_clusters(
+        self,
+        *,
+        clusters: int | None,
+        seed: int,
+        threads: int | None,
+        progress: Callable[[int], object] | None,
+    ) -> Index:
+        """The same index with clusters for approximate search."""
+    def with_tuned(
+        self, *, clusters: int, rerank: int, target: float, reached: float, k: int
+    ) -> Index:
+        """The same index with another tuned setting."""
+    def decoded(self, positions: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
+        """What items decode to, the mean included, shape (m, d); rows without their scales."""
+    @property
+    def tuned(self) -> dict[str, Any] | None:
+        """``clusters``, ``rerank``, ``target``, ``reached`` and ``k``, or None."""
+    @property
+    def n_clusters(self) -> int:
+        """Number of clusters; 0 where there are none."""
     def rescore(
         self,
         candidates: npt.NDArray[np.int64],

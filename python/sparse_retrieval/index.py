@@ -20,6 +20,7 @@ from sparse_retrieval._arrays import as_count, as_rows
 from sparse_retrieval._changes import Changes
 from sparse_retrieval._ids import as_array, as_ids
 from sparse_retrieval._rows import open_rows
+from sparse_retrieval.approximate import Approximate, tune
 from sparse_retrieval.codes import SparseCodes, as_codes, holds_codes
 from sparse_retrieval.dictionary import Dictionary
 from sparse_retrieval.selection import Bitmap, Lists, as_exclusions, as_filter, of_queries
@@ -98,6 +99,7 @@ class SparseIndex(Changes):
         unit_items: bool = False,
         reconstruction_cosine: float | None = None,
         metadata: Any = None,
+        approximate: bool = False,
         postings: bool | int = False,
         threads: int | None = None,
         progress: Progress | None = None,
@@ -143,6 +145,8 @@ class SparseIndex(Changes):
             kept for :meth:`stats`.
         metadata : JSON-serialisable, optional
             Kept with the index and in its file.
+        approximate : bool, default False
+            Make clusters too, as :meth:`with_clusters` does; needs a dictionary.
         postings : bool or int, default False
             Keep for every latent the items that have it, see :meth:`with_postings`. Off by
             default: only the mode "sparse" uses them, and they take some 2.4 bytes a nonzero,
@@ -193,7 +197,8 @@ class SparseIndex(Changes):
             threads=_as_threads(threads),
             progress=progress,
         )
-        return cls._of(built, None)
+        index = cls._of(built, None)
+        return index.with_clusters(threads=threads, progress=progress) if approximate else index
 
     def with_postings(
         self,
@@ -257,6 +262,7 @@ class SparseIndex(Changes):
         modes: Sequence[Mode] | None = None,
         ids: Any = None,
         metadata: Any = None,
+        approximate: bool = False,
         rounds: int = 12,
         seed: int = 0,
         column: str | None = None,
@@ -290,7 +296,7 @@ class SparseIndex(Changes):
             As in :meth:`from_codes`.
         metric : {"cosine", "inner_product"}, default "cosine"
             Under "inner_product" codes keep the norms of the items.
-        modes, ids, metadata, threads
+        modes, ids, metadata, approximate, threads
             As in :meth:`from_codes`.
         rounds : int, default 12
             Rounds of learning; each helps less than the one before it.
@@ -369,6 +375,7 @@ class SparseIndex(Changes):
             unit_items=metric == "cosine",
             reconstruction_cosine=compress.mean_cosine(dictionary, x, codes),
             metadata=metadata,
+            approximate=approximate,
             threads=threads,
         )
 
@@ -403,9 +410,9 @@ class SparseIndex(Changes):
 
         A reader sees the old file or the new one, never a part; after a crash too. The same
         index gives the same bytes. Changes are folded in: what was removed is not written, and
-        rows are copied as they are stored, but for postings, which are not written then (see
-        :meth:`with_postings`). A journal of the target is removed; whatever another writer had
-        committed to the target is replaced too.
+        rows are copied as they are stored, but postings and clusters are not written then (see
+        :meth:`with_postings` and :meth:`with_clusters`). A journal of the target is removed;
+        whatever another writer had committed to the target is replaced too.
 
         Raises
         ------
@@ -435,6 +442,7 @@ class SparseIndex(Changes):
         k_row: int | None = None,
         filter: Any = None,
         exclude: Any = None,
+        approximate: Approximate | bool | None = None,
         rescore: Any = None,
         oversample: float = 3,
         threads: int | None = None,
@@ -478,6 +486,11 @@ class SparseIndex(Changes):
             Ids that each query may not return, as items already seen: one list a query, or
             rows padded with -1; or strings, padded with None. For a single query one list of
             one axis.
+        approximate : Approximate or bool, optional
+            Look only at the clusters nearest to the query, in mode "dense" or "reconstructed":
+            some results may be missed, never without being asked. True takes the setting that
+            :meth:`tune` has found, else ``Approximate()``. Needs an index with clusters (see
+            :meth:`with_clusters`). The scores returned are those of exact search.
         rescore : array_like, numpy.memmap, or path of a .npy or .parquet file, optional
             The vectors that were encoded, shape (n, d), any real dtype: row i is the vector of
             the item at position i, whatever its id. The best ``oversample * k`` by their codes
@@ -528,6 +541,7 @@ class SparseIndex(Changes):
         options: dict[str, Any] = {
             "k_row": None if k_row is None else as_count(k_row, "k_row"),
             "filter": as_filter(filter, self._native),
+            "approximate": self._setting(approximate),
             "threads": threads,
             "progress": progress,
         }
@@ -550,6 +564,7 @@ class SparseIndex(Changes):
         mode: Mode | None = None,
         k_row: int | None = None,
         filter: Any = None,
+        approximate: Approximate | bool | None = None,
     ) -> dict[str, Any]:
         """Which way a search would go, and why, without searching.
 
@@ -557,16 +572,16 @@ class SparseIndex(Changes):
 
         Parameters
         ----------
-        queries, k, mode, k_row, filter
+        queries, k, mode, k_row, filter, approximate
             As :meth:`search` takes them.
 
         Returns
         -------
         dict
             ``way``: "scan" (every row in double precision), "integer_pass" (all rows as 8-bit
-            integers for 64 queries at once, then scores of what is left) or "postings" (the
-            lists of the query's latents); ``reason``: one sentence; ``mode``; ``queries`` and
-            ``k``.
+            integers for 64 queries at once, then scores of what is left), "postings" (the lists
+            of the query's latents) or "clusters" (approximate, where asked for); ``reason``: one
+            sentence; ``mode``; ``queries`` and ``k``.
 
         Raises
         ------
@@ -586,6 +601,7 @@ class SparseIndex(Changes):
             mode=name,
             k_row=None if k_row is None else as_count(k_row, "k_row"),
             filter=as_filter(filter, self._native),
+            approximate=self._setting(approximate),
         )
         return {"way": way, "reason": reason, "mode": name, "queries": len(asked), "k": k}
 
@@ -660,6 +676,116 @@ class SparseIndex(Changes):
             threads=options["threads"],
             candidates=candidates,
         )
+
+    def with_clusters(
+        self,
+        clusters: int | None = None,
+        *,
+        seed: int = 0,
+        threads: int | None = None,
+        progress: Progress | None = None,
+    ) -> SparseIndex:
+        """The same index with clusters, so that ``search(.., approximate=True)`` works.
+
+        Rows, ids and exact results stay as they are; what is added is kept in optional sections
+        of the file: a list of the rows of each cluster and a sketch of each row, 4 and at most
+        48 bytes an item, and the centroids. :meth:`bytes_per_item` does not count them,
+        :meth:`stats` lists them. A tuned setting is dropped.
+
+        Parameters
+        ----------
+        clusters : int, optional
+            Default: 4 times the square root of the number of items, at most a sixteenth of it.
+        seed : int, default 0
+            Of the clustering; the same index and seed give the same clusters on every CPU.
+        threads : int, optional
+            Default: all processors.
+        progress : callable, optional
+            Called every 50 ms or so with the number of rows done: those that learn, once a
+            round, then each item twice.
+
+        Returns
+        -------
+        SparseIndex
+
+        Raises
+        ------
+        ValueError
+            If the index compares no embeddings, or there are more clusters than items.
+
+        References
+        ----------
+        Spherical k-means (Dhillon and Modha, 2001); sketches are product quantisation of what
+        rows have beyond their centroids (Jegou, Douze and Schmid, 2011) with 4 bits, looked up
+        by shuffles (Andre, Kermarrec and Le Scouarnec, VLDB 2015).
+        """
+        built = self._native.with_clusters(
+            clusters=None if clusters is None else as_count(clusters, "clusters"),
+            seed=as_count(seed, "seed", least=0, most=2**63 - 1),
+            threads=_as_threads(threads),
+            progress=progress,
+        )
+        return SparseIndex._of(built, None)
+
+    def tune(
+        self,
+        target: float = 0.99,
+        queries: Any = None,
+        k: int = 100,
+        *,
+        threads: int | None = None,
+    ) -> Approximate:
+        """Find the cheapest setting that keeps a share of exact search's results.
+
+        The setting is what ``approximate=True`` takes from then on, also after :meth:`save` and
+        :meth:`open`.
+
+        Parameters
+        ----------
+        target : float, default 0.99
+            The mean share of the exact top k that shall be found.
+        queries : array_like of float, shape (nq, d), optional
+            Dense queries, some hundreds, like those to come, and not items of the index. Default:
+            256 mixtures of pairs of the index's own items, which can only stand in for them.
+        k : int, default 100
+            Results a query.
+        threads : int, optional
+            Default: all processors.
+
+        Returns
+        -------
+        Approximate
+
+        Raises
+        ------
+        TypeError
+            If target is no number, or queries are of the wrong kind.
+        ValueError
+            If the index has no clusters or no mode "dense", target is not in (0, 1], or queries
+            do not fit.
+        """
+        k = as_count(k, "k")
+        setting, reached = tune(self, target, queries, k, threads)
+        self._native = self._native.with_tuned(
+            clusters=setting.clusters,
+            rerank=setting.rerank,
+            target=float(target),
+            reached=reached,
+            k=k,
+        )
+        return setting
+
+    def _setting(self, approximate: Any) -> tuple[int, int] | None:
+        if approximate is None or approximate is False:
+            return None
+        if approximate is True:
+            tuned = self._native.tuned
+            approximate = (
+                Approximate(tuned["clusters"], tuned["rerank"]) if tuned else Approximate()
+            )
+        if not isinstance(approximate, Approximate):
+            raise TypeError(f"approximate is {approximate!r}; expected Approximate, True or None")
+        return approximate.clusters, approximate.rerank
 
     def bitmap(self, ids: Any) -> Bitmap:
         """The items of these ids, as a filter for many searches.
@@ -752,6 +878,19 @@ class SparseIndex(Changes):
         """What was given as metadata, or None."""
         text = self._native.metadata
         return None if text is None else json.loads(text)
+
+    @property
+    def n_clusters(self) -> int:
+        """Number of clusters of approximate search; 0 where there are none."""
+        return self._native.n_clusters
+
+    @property
+    def tuned(self) -> dict[str, Any] | None:
+        """What :meth:`tune` found, or None.
+
+        ``clusters`` and ``rerank``, the ``target`` and the share that was ``reached``, and ``k``.
+        """
+        return self._native.tuned
 
     @property
     def path(self) -> Path | None:

@@ -8,18 +8,20 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use sparse_retrieval::codes::RankedLayout;
+use sparse_retrieval::control::Control;
 use sparse_retrieval::format::ItemNorm;
 use sparse_retrieval::index::{
     merge as core_merge, BuildOptions, DictionaryData, Index as CoreIndex, LiveIndex, OwnedIds,
-    Snapshot, ValueCoding,
+    Snapshot, Tuned, ValueCoding,
 };
 use sparse_retrieval::kernels::Kernels;
+use sparse_retrieval::search::approximate::build::ClusterOptions;
 use sparse_retrieval::search::rescore::{rescore, Originals};
-use sparse_retrieval::search::{Metric, Mode, Queries, Request, Selection};
+use sparse_retrieval::search::{Approximate, Metric, Mode, Queries, Request, Selection};
 
 use crate::codes;
 use crate::error::to_python;
-use crate::gate::gate;
+use crate::gate::{gate, gate_short};
 use crate::ids;
 use crate::rescoring::Vectors;
 use crate::results::{flatten, results, Results};
@@ -102,19 +104,11 @@ impl Index {
         threads: Option<usize>,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
-        let snapshot = self.live.snapshot();
-        if !snapshot.is_base() {
-            return Err(PyValueError::new_err(
-                "this index has changes; save it, and give postings to the opened file",
-            ));
-        }
+        let snapshot = self.unchanged()?;
         let core = gate(py, threads, progress, |control| {
             snapshot.base().with_postings(block_items, control)
         })?;
-        Ok(Self {
-            live: LiveIndex::new(core),
-            mapped: self.mapped,
-        })
+        Ok(self.remade(core))
     }
 
     /// Opens a file.
@@ -141,7 +135,7 @@ impl Index {
 
     /// Searches with dense queries.
     #[pyo3(signature = (
-        queries, k, *, mode, k_row, filter, exclude, positions, threads, progress
+        queries, k, *, mode, k_row, filter, exclude, approximate, positions, threads, progress
     ))]
     #[allow(clippy::too_many_arguments)] // the Python class names each of them
     fn search_dense<'py>(
@@ -153,6 +147,7 @@ impl Index {
         k_row: Option<usize>,
         filter: Option<Bound<'py, PyAny>>,
         exclude: Option<ExcludedIds<'py>>,
+        approximate: Option<(usize, usize)>,
         positions: bool,
         threads: Option<usize>,
         progress: Option<Py<PyAny>>,
@@ -163,14 +158,14 @@ impl Index {
             rows: &rows,
             d: queries.as_array().ncols(),
         };
-        let asked = Asked::new(k, mode, k_row, filter, exclude)?.named(!positions);
+        let asked = Asked::new(k, mode, k_row, filter, exclude, approximate)?.named(!positions);
         self.search(py, &queries, asked, threads, progress)
     }
 
     /// Searches with canonical codes.
     #[pyo3(signature = (
-        indptr, latents, values, dim, k, *, mode, k_row, filter, exclude, positions, threads,
-        progress
+        indptr, latents, values, dim, k, *, mode, k_row, filter, exclude, approximate, positions,
+        threads, progress
     ))]
     #[allow(clippy::too_many_arguments)] // the Python class names each of them
     fn search_codes<'py>(
@@ -185,17 +180,19 @@ impl Index {
         k_row: Option<usize>,
         filter: Option<Bound<'py, PyAny>>,
         exclude: Option<ExcludedIds<'py>>,
+        approximate: Option<(usize, usize)>,
         positions: bool,
         threads: Option<usize>,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Results<'py>> {
         let queries = Queries::Codes(codes::view(&indptr, &latents, &values, dim)?);
-        let asked = Asked::new(k, mode, k_row, filter, exclude)?.named(!positions);
+        let asked = Asked::new(k, mode, k_row, filter, exclude, approximate)?.named(!positions);
         self.search(py, &queries, asked, threads, progress)
     }
 
     /// The way that a search would go, and why.
-    #[pyo3(signature = (n_queries, k, *, mode, k_row, filter))]
+    #[pyo3(signature = (n_queries, k, *, mode, k_row, filter, approximate))]
+    #[allow(clippy::too_many_arguments)] // the Python class names each of them
     fn explain(
         &self,
         n_queries: usize,
@@ -203,6 +200,7 @@ impl Index {
         mode: &str,
         k_row: Option<usize>,
         filter: Option<Bound<'_, PyAny>>,
+        approximate: Option<(usize, usize)>,
     ) -> PyResult<(&'static str, String)> {
         let snapshot = self.live.snapshot();
         let filter = filter.as_ref().map(Filter::copied).transpose()?;
@@ -217,11 +215,89 @@ impl Index {
                 allowed: allowed.as_deref().filter(|_| snapshot.is_base()),
                 exclusions: None,
             },
+            approximate: approximate.map(|(clusters, rerank)| Approximate { clusters, rerank }),
             ..Request::new(Mode::from_name(mode).map_err(to_python)?, k)
         };
         let plan = snapshot.base().explain(n_queries, &request);
         let plan = plan.map_err(to_python)?;
         Ok((plan.way.name(), plan.reason))
+    }
+
+    /// The same index with clusters for approximate search.
+    #[pyo3(signature = (*, clusters, seed, threads, progress))]
+    fn with_clusters(
+        &self,
+        py: Python<'_>,
+        clusters: Option<usize>,
+        seed: u64,
+        threads: Option<usize>,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<Self> {
+        let options = ClusterOptions {
+            clusters,
+            seed,
+            kernels: Kernels::from_environment().map_err(to_python)?,
+        };
+        let snapshot = self.unchanged()?;
+        let core = gate(py, threads, progress, |control| {
+            snapshot.base().with_clusters(&options, control)
+        })?;
+        Ok(self.remade(core))
+    }
+
+    /// The same index with another tuned setting.
+    #[pyo3(signature = (*, clusters, rerank, target, reached, k))]
+    fn with_tuned(
+        &self,
+        clusters: u32,
+        rerank: u32,
+        target: f64,
+        reached: f64,
+        k: u32,
+    ) -> PyResult<Self> {
+        let tuned = Tuned {
+            clusters,
+            rerank,
+            target,
+            reached,
+            k,
+        };
+        let core = self.unchanged()?.base().with_tuned(tuned);
+        Ok(self.remade(core.map_err(to_python)?))
+    }
+
+    /// The tuned setting as a dict, or None.
+    #[getter]
+    fn tuned<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
+        let Some(tuned) = self.base().tuned().map_err(to_python)? else {
+            return Ok(None);
+        };
+        let entry = PyDict::new(py);
+        entry.set_item("clusters", tuned.clusters)?;
+        entry.set_item("rerank", tuned.rerank)?;
+        entry.set_item("target", tuned.target)?;
+        entry.set_item("reached", tuned.reached)?;
+        entry.set_item("k", tuned.k)?;
+        Ok(Some(entry))
+    }
+
+    /// Number of clusters; 0 where there are none.
+    #[getter]
+    fn n_clusters(&self) -> usize {
+        self.base().n_clusters()
+    }
+
+    /// What the items at these positions decode to.
+    #[pyo3(signature = (positions))]
+    fn decoded<'py>(
+        &self,
+        py: Python<'py>,
+        positions: PyReadonlyArray1<'py, u64>,
+    ) -> PyResult<Bound<'py, PyArray2<f64>>> {
+        let positions = positions.as_slice()?;
+        let rows = self.base().decoded(positions).map_err(to_python)?;
+        let d = rows.len() / positions.len().max(1);
+        rows.into_pyarray(py).reshape([positions.len(), d])
     }
 
     /// Scores candidates against vectors that have been fetched, and keeps the best.
@@ -579,6 +655,7 @@ struct Asked<'a> {
     k_row: Option<usize>,
     filter: Option<Filter>,
     exclude: Option<Excluded>,
+    approximate: Option<Approximate>,
     /// Whether items are returned by their ids, and not by their positions.
     by_id: bool,
 }
@@ -590,6 +667,7 @@ impl<'a> Asked<'a> {
         k_row: Option<usize>,
         filter: Option<Bound<'_, PyAny>>,
         exclude: Option<ExcludedIds<'_>>,
+        approximate: Option<(usize, usize)>,
     ) -> PyResult<Self> {
         Ok(Self {
             k,
@@ -597,6 +675,7 @@ impl<'a> Asked<'a> {
             k_row,
             filter: filter.as_ref().map(Filter::copied).transpose()?,
             exclude: exclude.as_ref().map(Excluded::copied).transpose()?,
+            approximate: approximate.map(|(clusters, rerank)| Approximate { clusters, rerank }),
             by_id: true,
         })
     }
@@ -610,6 +689,25 @@ impl Index {
     /// What it was opened from or built of.
     fn base(&self) -> Base {
         Base(self.live.snapshot())
+    }
+
+    /// The index, which must have no changes: sections that follow from all rows are made of it.
+    fn unchanged(&self) -> PyResult<Arc<Snapshot>> {
+        let snapshot = self.live.snapshot();
+        if snapshot.is_base() {
+            return Ok(snapshot);
+        }
+        Err(PyValueError::new_err(
+            "this index has changes; save it, and do this with the opened file",
+        ))
+    }
+
+    /// The same index with other sections.
+    fn remade(&self, core: CoreIndex) -> Self {
+        Self {
+            live: LiveIndex::new(core),
+            mapped: self.mapped,
+        }
     }
 
     /// The codebooks, where values are coded by rank.
@@ -631,7 +729,8 @@ impl Index {
         // one moment of the index: for the search, what it may return, and what that is called
         let snapshot = self.live.snapshot();
         let by_id = asked.by_id;
-        let found = gate(py, threads, progress, |control| {
+        let is_short = asked.approximate.is_some() && queries.len() == 1;
+        let work = |control: &Control| {
             let allowed = asked
                 .filter
                 .map(|filter| filter.in_snapshot(&snapshot))
@@ -648,11 +747,17 @@ impl Index {
                     allowed: allowed.as_deref(),
                     exclusions: exclusions.as_ref(),
                 },
+                approximate: asked.approximate,
                 kernels,
             };
             let hits = snapshot.search(queries, &request, control)?;
             flatten(&hits)
-        })?;
+        };
+        let found = if is_short {
+            gate_short(py, work)?
+        } else {
+            gate(py, threads, progress, work)?
+        };
         results(py, queries.len(), &snapshot, by_id, found)
     }
 }

@@ -9,6 +9,7 @@ use crate::codes::ranked::{latent_bits_of, row_bytes, MAX_MAGNITUDE_BITS};
 use crate::codes::{RowFormat, ValueKind, MAX_DIM};
 use crate::error::FormatProblem;
 use crate::kernels::POSITIONS;
+use crate::search::approximate::{MAX_SUBSPACES, SUBSPACE_STEP};
 use crate::search::postings::MAX_BLOCK_ITEMS;
 use crate::search::{Metric, Mode};
 
@@ -377,11 +378,25 @@ impl Header {
                 section::IDS => (&[Dtype::I64], &[Some(rows.count)]),
                 section::ID_OFFSETS => (&[Dtype::U32, Dtype::U64], &[rows.count.checked_add(1)]),
                 section::ID_ORDER => (&[Dtype::U32, Dtype::U64], &[Some(rows.count)]),
+                section::CLUSTER_CENTROIDS => {
+                    (&[Dtype::U8], &[self.clusters(), self.embedding_dim()])
+                }
+                section::CLUSTER_SCALES => (&[Dtype::F32], &[self.clusters(), Some(2)]),
+                section::CLUSTER_STARTS => (
+                    &[Dtype::U32],
+                    &[self.clusters().and_then(|n| n.checked_add(1))],
+                ),
+                section::CLUSTER_ROWS => (&[Dtype::U32], &[Some(rows.count)]),
+                section::SKETCH_LEVELS => (&[Dtype::F32], &[None, None, Some(16)]),
+                section::SKETCHES => (
+                    &[Dtype::U8],
+                    &[Some(rows.count.div_ceil(32)), self.subspaces(), Some(16)],
+                ),
                 section::POSTINGS_LATENTS => (&[Dtype::U32], &[None]),
                 section::POSTINGS_STARTS => (&[Dtype::U32], &[self.n_starts()]),
                 section::POSTINGS_NORMS => (&[Dtype::F32], &[self.n_blocks()]),
                 section::POSTINGS => (&[Dtype::U16], &[None, Some(POSITIONS as u64 + 1)]),
-                _ => (&[Dtype::U8], &[None]), // id_bytes, metadata
+                _ => (&[Dtype::U8], &[None]), // id_bytes, metadata and tuned
             };
             check_shape(section, dtypes, shape)?;
             let is_scaled =
@@ -399,6 +414,7 @@ impl Header {
             }
         }
         self.check_ids()?;
+        self.check_clusters()?;
         self.check_rows()
     }
 
@@ -422,6 +438,56 @@ impl Header {
         if has(section::ID_ORDER) && !has(section::IDS) && !has(section::ID_OFFSETS) {
             return Err(FormatProblem::MissingSection {
                 section: section::IDS.into(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Clusters of approximate search.
+    fn clusters(&self) -> Option<u64> {
+        let scales = self.section(section::CLUSTER_SCALES)?;
+        scales.shape.first().copied()
+    }
+
+    /// Subspaces of sketches.
+    fn subspaces(&self) -> Option<u64> {
+        let levels = self.section(section::SKETCH_LEVELS)?;
+        levels.shape.first().copied()
+    }
+
+    /// The sections of approximate search come together, and sketches hold whole embeddings.
+    fn check_clusters(&self) -> Result<(), FormatProblem> {
+        let has = |name: &&str| self.section(name).is_some();
+        if !section::CLUSTERS.iter().any(&has) {
+            return Ok(());
+        }
+        let needed = section::CLUSTERS.iter().chain([&section::DICTIONARY]);
+        if let Some(missing) = needed.clone().find(|name| !has(name)) {
+            return Err(FormatProblem::MissingSection {
+                section: (*missing).into(),
+            });
+        }
+        let levels = self.section(section::SKETCH_LEVELS).map(|s| &s.shape);
+        let (d, shape) = (self.embedding_dim(), levels.map(Vec::as_slice));
+        let fits = match (d, shape) {
+            (Some(d), Some(&[subspaces, width, _])) => {
+                (1..=MAX_SUBSPACES as u64).contains(&subspaces)
+                    && subspaces.is_multiple_of(SUBSPACE_STEP as u64)
+                    && width > 0
+                    && subspaces
+                        .checked_mul(width)
+                        .is_some_and(|padded| padded >= d)
+            }
+            _ => false,
+        };
+        if !fits {
+            return Err(FormatProblem::SectionShape {
+                section: section::SKETCH_LEVELS.into(),
+                got: format!("of shape {shape:?}"),
+                expected: format!(
+                    "a multiple of {SUBSPACE_STEP} subspaces, at most {MAX_SUBSPACES}, that hold \
+                     {d:?} numbers"
+                ),
             });
         }
         Ok(())

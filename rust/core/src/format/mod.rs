@@ -75,8 +75,33 @@ pub mod section {
     /// The user's JSON.
     pub const METADATA: &str = "metadata";
 
+    /// Centroids of the clusters of approximate search; two's complement.
+    pub const CLUSTER_CENTROIDS: &str = "cluster_centroids";
+    /// For each cluster the unit of its centroid and the share that rows have of it.
+    pub const CLUSTER_SCALES: &str = "cluster_scales";
+    /// Where clusters start among `cluster_rows`.
+    pub const CLUSTER_STARTS: &str = "cluster_starts";
+    /// Rows, cluster by cluster.
+    pub const CLUSTER_ROWS: &str = "cluster_rows";
+    /// Codebooks of sketches.
+    pub const SKETCH_LEVELS: &str = "sketch_levels";
+    /// A sketch of each row, in the order of `cluster_rows`.
+    pub const SKETCHES: &str = "sketches";
+    /// How far approximate search looks by default; JSON.
+    pub const TUNED: &str = "tuned";
+
+    /// What approximate search reads; a file has all of them or none.
+    pub const CLUSTERS: [&str; 6] = [
+        CLUSTER_CENTROIDS,
+        CLUSTER_SCALES,
+        CLUSTER_STARTS,
+        CLUSTER_ROWS,
+        SKETCH_LEVELS,
+        SKETCHES,
+    ];
+
     /// All that this release knows.
-    pub const ALL: [&str; 17] = [
+    pub const ALL: [&str; 24] = [
         ROWS,
         ROW_OFFSETS,
         LEVELS,
@@ -93,16 +118,31 @@ pub mod section {
         POSTINGS_STARTS,
         POSTINGS_NORMS,
         POSTINGS,
+        CLUSTER_CENTROIDS,
+        CLUSTER_SCALES,
+        CLUSTER_STARTS,
+        CLUSTER_ROWS,
+        SKETCH_LEVELS,
+        SKETCHES,
+        TUNED,
         METADATA,
     ];
 
-    /// Those that a reader may skip: without them it finds the same, more slowly, or knows less.
-    pub const OPTIONAL: [&str; 6] = [
+    /// Those that a reader may skip: without them exact search finds the same, more slowly, or less
+    /// is known.
+    pub const OPTIONAL: [&str; 13] = [
         ID_ORDER,
         POSTINGS_LATENTS,
         POSTINGS_STARTS,
         POSTINGS_NORMS,
         POSTINGS,
+        CLUSTER_CENTROIDS,
+        CLUSTER_SCALES,
+        CLUSTER_STARTS,
+        CLUSTER_ROWS,
+        SKETCH_LEVELS,
+        SKETCHES,
+        TUNED,
         METADATA,
     ];
 }

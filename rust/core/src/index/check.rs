@@ -1,6 +1,7 @@
 //! What `verify` looks for in the content of sections, beyond checksums: things that no writer
 //! makes, so that a file from elsewhere can be trusted once it is verified.
 
+use super::clusters::check_clusters;
 use super::ids::{check_ids, Ids, Order};
 use super::Index;
 use crate::codes::ValueKind;
@@ -14,7 +15,7 @@ use crate::{Error, Result};
 /// Rows between two looks at the control.
 const ROWS_A_CHECK: usize = 4096;
 
-fn content(section: &str, row: usize, reason: String) -> Error {
+pub(super) fn content(section: &str, row: usize, reason: String) -> Error {
     FormatProblem::Content {
         section: section.into(),
         row: row as u64,
@@ -27,6 +28,7 @@ fn content(section: &str, row: usize, reason: String) -> Error {
 pub fn check_content(index: &Index, control: &Control) -> Result<()> {
     check_offsets(index)?;
     check_rows(index, control)?;
+    check_clusters(index, control)?;
     for &mode in index.modes() {
         check_scales(index, mode)?;
     }

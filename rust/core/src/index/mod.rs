@@ -6,6 +6,7 @@
 mod batch;
 mod build;
 mod check;
+mod clusters;
 mod column;
 mod delta;
 mod fetch;
@@ -20,6 +21,7 @@ mod spool;
 mod writer;
 
 pub use build::{BuildOptions, DictionaryData, ValueCoding};
+pub use clusters::Tuned;
 pub use fetch::codes_of;
 pub use ids::{check_ids, Id, Ids, Order, OwnedIds, Strings, Unsigned};
 pub use live::{replayed, LiveIndex};
@@ -38,6 +40,7 @@ use crate::error::FormatProblem;
 use crate::format::{
     self, section, Bytes, Cosines, Dtype, FilePart, Header, ItemNorm, SectionData, SectionHeader,
 };
+use crate::search::approximate::CoarseAtoms;
 use crate::search::{
     self, postings::PostingsView, Atoms, Hit, Metric, Mode, Plan, Queries, Request, Scales,
     ScanRows, Way, WeightSource,
@@ -58,6 +61,8 @@ pub struct Index {
     wide_atoms: Arc<OnceLock<Vec<f32>>>,
     /// Rows by ascending id, where the file does not say: made when first asked for.
     made_order: OnceLock<Option<Vec<u64>>>,
+    /// Atoms in 8 bits, for approximate search: made when first asked for.
+    coarse_atoms: OnceLock<CoarseAtoms>,
     /// The file behind it, where there is one.
     file: Option<FilePart>,
 }
@@ -125,6 +130,7 @@ impl Index {
             layout: None,
             wide_atoms: Arc::default(),
             made_order: OnceLock::new(),
+            coarse_atoms: OnceLock::new(),
             file,
         };
         if let Some(bits) = &index.header.rows.magnitude_bits {
@@ -482,6 +488,8 @@ impl Index {
                     section::DICTIONARY,
                     section::MEAN,
                     section::METADATA,
+                    section::SKETCH_LEVELS,
+                    section::TUNED,
                 ]
                 .contains(&entry.name.as_str()),
             })
@@ -560,6 +568,7 @@ impl Index {
             k,
             k_row,
             selection,
+            approximate,
             ..
         } = *request;
         self.check_queries(queries, mode)?;
@@ -569,11 +578,15 @@ impl Index {
         let source = self.weight_source(queries, request);
         let postings = self.postings();
         let plan = search::plan::plan(&data, queries.len(), request, postings.is_some());
-        match (plan.way, postings) {
-            (Way::Postings, Some(postings)) => {
+        match (plan.way, postings, approximate) {
+            (Way::Clusters, _, Some(setting)) => {
+                let parts = self.approximate_for(mode)?;
+                search::approximate::search(&data, &source, parts, setting, k, selection, control)
+            }
+            (Way::Postings, Some(postings), _) => {
                 search::walk(&postings, &data, &source, k, selection, control)
             }
-            (Way::IntegerPass, _) => search::batch::search(&data, &source, k, selection, control),
+            (Way::IntegerPass, ..) => search::batch::search(&data, &source, k, selection, control),
             _ => search::scan(&data, &source, k, selection, control),
         }
     }

@@ -348,7 +348,11 @@ impl Snapshot {
                 allowed: allowed.as_ref(),
                 exclusions: exclusions.as_ref(),
             };
-            let mut more = added.search_rows(queries, &with(request, of_added), control)?;
+            let exact = Request {
+                approximate: None, // additions have no clusters, and are few
+                ..with(request, of_added)
+            };
+            let mut more = added.search_rows(queries, &exact, control)?;
             for hit in more.iter_mut().flatten() {
                 hit.position += first;
             }
@@ -409,6 +413,7 @@ fn with<'a>(request: &Request<'_>, selection: Selection<'a>) -> Request<'a> {
         k: request.k,
         k_row: request.k_row,
         selection,
+        approximate: request.approximate,
         kernels: request.kernels,
     }
 }

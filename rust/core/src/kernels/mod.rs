@@ -15,6 +15,7 @@
 //!
 //! Products of a float32 or integer value and a float32 weight are exact in double precision.
 
+pub mod clusters;
 mod generic;
 #[cfg(test)]
 mod oracle;
@@ -349,3 +350,5 @@ impl Kernels {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_clusters;

@@ -4,6 +4,7 @@
 //! [`top_k`] keeps the best of those that the [`selection`] admits; [`postings`] spare queries of
 //! few nonzeros most rows. Knows rows, scales and atoms as slices, nothing of files or ids.
 
+pub mod approximate;
 pub mod batch;
 pub mod candidates;
 pub mod integer;
@@ -17,6 +18,7 @@ pub mod tiles;
 pub mod top_k;
 pub mod weights;
 
+pub use approximate::Approximate;
 pub use plan::{Plan, Way};
 pub use postings::walk;
 pub use request::Request;

@@ -1,5 +1,5 @@
-//! Which way a search goes, and why. Every exact way returns the same bytes, so this decides
-//! time alone; what it goes by was measured (see `docs/search.md`).
+//! Which way a search goes, and why. Every exact way returns the same bytes, so this decides time
+//! alone; what it goes by was measured (see `docs/search.md`).
 
 use super::{batch, postings, Mode, Request, ScanRows};
 
@@ -12,6 +12,8 @@ pub enum Way {
     IntegerPass,
     /// The lists of the query's latents are walked.
     Postings,
+    /// Rows of the nearest clusters alone; not exact, and only where it is asked for.
+    Clusters,
 }
 
 impl Way {
@@ -21,6 +23,7 @@ impl Way {
             Self::Scan => "scan",
             Self::IntegerPass => "integer_pass",
             Self::Postings => "postings",
+            Self::Clusters => "clusters",
         }
     }
 }
@@ -44,6 +47,14 @@ pub fn plan(
     let n = data.rows.len();
     let allowed = request.selection.count(n);
     let to = |way, reason| Plan { way, reason };
+    if let Some(setting) = request.approximate {
+        let reason = format!(
+            "approximate search was asked for: sketches of the rows of {} clusters are read, and \
+             {} rows are scored",
+            setting.clusters, setting.rerank
+        );
+        return to(Way::Clusters, reason);
+    }
     if request.mode == Mode::Sparse && has_postings {
         if request.k_row.is_some() {
             // prefixes of rows are not what the lists hold

@@ -1,6 +1,6 @@
 //! What is asked of an index, whatever the queries are. Knows nothing of how it is answered.
 
-use super::{Mode, Selection};
+use super::{Approximate, Mode, Selection};
 use crate::kernels::Kernels;
 use crate::{Error, Result};
 
@@ -15,6 +15,8 @@ pub struct Request<'a> {
     pub k_row: Option<usize>,
     /// Which items each query may return.
     pub selection: Selection<'a>,
+    /// How far to look, where not everywhere.
+    pub approximate: Option<Approximate>,
     /// The kernels to compute with; results do not depend on which.
     pub kernels: Kernels,
 }
@@ -27,18 +29,19 @@ impl Request<'_> {
             k,
             k_row: None,
             selection: Selection::ALL,
+            approximate: None,
             kernels: Kernels::best(),
         }
     }
 
     /// # Errors
-    /// [`Error::Argument`] where `k` or `k_row` is 0.
+    /// [`Error::Argument`] where `k`, `k_row` or a number of `approximate` is 0.
     pub fn check(&self) -> Result<()> {
         for (name, number) in [("k", Some(self.k)), ("k_row", self.k_row)] {
             if number == Some(0) {
                 return Err(Error::argument(format!("{name} is 0; expected at least 1")));
             }
         }
-        Ok(())
+        self.approximate.map_or(Ok(()), |setting| setting.check())
     }
 }

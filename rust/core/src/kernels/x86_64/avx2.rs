@@ -240,7 +240,17 @@ unsafe fn add_group<L: Latents4, V: Values4>(
 /// The CPU has AVX2.
 #[target_feature(enable = "avx2")]
 pub unsafe fn project(atoms: &[f32], queries: &[f64], d: usize, out: &mut [&mut [f64]]) {
-    generic::project(atoms, queries, d, out);
+    let [out] = out else {
+        return generic::project(atoms, queries, d, out);
+    };
+    // one query has one sum an atom, each of which would wait for itself: four atoms do not
+    for (atoms, out) in atoms.chunks(4 * d).zip(out.chunks_mut(4)) {
+        let last = out.len() - 1;
+        let four = std::array::from_fn(|i| &atoms[i.min(last) * d..(i.min(last) + 1) * d]);
+        // SAFETY: four slices of `d` numbers, as the query has.
+        let sums = unsafe { project_four(four, queries) };
+        out.copy_from_slice(&sums[..=last]);
+    }
 }
 
 /// [`Kernels::project_some`](crate::kernels::Kernels::project_some). Four atoms at a time, whose

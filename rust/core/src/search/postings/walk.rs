@@ -64,6 +64,10 @@ const CAP: f64 = 1.25;
 /// still finite when all terms reach it.
 const NO_CAP: f64 = 1e300;
 
+/// Rows from whose sums the first threshold is guessed: reading all sums for every step of a
+/// bisection took a sixth of a query's time on 62,666 rows (Zen 4).
+const ROWS_A_SAMPLE: usize = 8192;
+
 /// Rows of a block that are scanned at once where the walk leaves places free.
 const ROWS_A_SCAN: usize = 512;
 
@@ -382,19 +386,25 @@ impl<'a> Walk<'a> {
         scratch: &mut Rest,
     ) {
         let kernels = self.source.kernels;
-        let reach = |least: i32| kernels.count_at_least(sums, S::of(least)) >= self.k;
-        // bisection for the largest sum that k rows reach, to one part in 16
-        let (mut least, mut above) = (1, S::MOST as i32);
-        if !reach(least) {
+        let count = |sums: &[S], least: i32| kernels.count_at_least(sums, S::of(least));
+        if count(sums, 1) < self.k {
             return;
         }
-        while above - least > least / 16 {
+        // bisection for the largest sum that their share of k rows reach among the first ones
+        let few = &sums[..sums.len().min(ROWS_A_SAMPLE)];
+        let share = (self.k * few.len()).div_ceil(sums.len()) + 1;
+        let (mut least, mut above) = (1, S::MOST as i32);
+        while least < above {
             let middle = least + (above - least + 1) / 2;
-            if reach(middle) {
+            if count(few, middle) >= share {
                 least = middle;
             } else {
                 above = middle - 1;
             }
+        }
+        // and down from there until k of all rows reach it
+        while count(sums, least) < self.k {
+            least = (least * 7 / 8).max(1);
         }
         scratch.found.clear();
         kernels.find_at_least(sums, S::of(least), false, &mut scratch.found);
