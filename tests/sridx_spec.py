@@ -70,6 +70,84 @@ def rows(header: dict[str, Any], sections: dict[str, np.ndarray]) -> list[list[t
     return found
 
 
+def ids(header: dict[str, Any], sections: dict[str, np.ndarray]) -> list[int] | list[str]:
+    """What the items are called; the order to find them by is checked."""
+    n = header["rows"]["count"]
+    if "id_offsets" in sections:
+        offsets, raw = sections["id_offsets"].tolist(), sections["id_bytes"].tobytes()
+        assert offsets[0] == 0
+        assert offsets[-1] == len(raw)
+        named: Any = [raw[offsets[i] : offsets[i + 1]] for i in range(n)]
+    else:
+        named = sections["ids"].tolist() if "ids" in sections else list(range(n))
+    assert len(named) == n
+    ordered = [named[row] for row in sections["id_order"]] if "id_order" in sections else named
+    assert ordered == sorted(set(named)), "by ascending id, each once"
+    assert header.get("ids_ascend", False) == (
+        "id_order" not in sections and bool({"ids", "id_offsets"} & set(sections))
+    )
+    return [name.decode() for name in named] if "id_offsets" in sections else named
+
+
+def journal(data: bytes, file_checksum: int) -> list[list[tuple[str, list[Any]]]]:
+    """Frames of a journal, each a list of (kind, ids); every checksum is checked.
+
+    Rows and scales are passed over by what ids must follow them: the end of the frame.
+    """
+    magic, version, of_file, checksum = struct.unpack_from("<8sQQQ", data)
+    assert (magic, version, of_file) == (b"\x89SRJL\r\n\x1a", 1, file_checksum)
+    assert checksum == xxhash.xxh3_64_intdigest(data[:24])
+    at, chain, frames = 32, checksum, []
+    while at < len(data):
+        length, number, payload_checksum, header_checksum = struct.unpack_from("<QQQQ", data, at)
+        assert number == len(frames)
+        assert header_checksum == xxhash.xxh3_64_intdigest(data[at : at + 24], seed=chain)
+        payload = data[at + 32 : at + 32 + length]
+        assert payload_checksum == xxhash.xxh3_64_intdigest(payload, seed=chain)
+        at, chain = at + 32 + length, payload_checksum
+        frames.append(payload)
+    return [changes(frame) for frame in frames]
+
+
+def changes(payload: bytes) -> list[tuple[str, list[Any]]]:
+    """Changes whose removals come with their ids; an addition ends the search or precedes one."""
+    found: list[tuple[str, list[Any]]] = []
+    at = 0
+    while at < len(payload):
+        if payload[at] == 1:
+            named, at = journal_ids(payload, at + 1)
+            found.append(("remove", named))
+            continue
+        (n,) = struct.unpack_from("<Q", payload, at + 1)
+        # the ids of an addition are the first place after it from which all that is left parses
+        for start in range(at + 9, len(payload)):
+            try:
+                named, end = journal_ids(payload, start)
+                rest = changes(payload[end:])
+            except (struct.error, AssertionError, UnicodeDecodeError):
+                continue
+            if len(named) == n:
+                return [*found, ("add", named), *rest]
+        raise AssertionError("an addition without ids")
+    return found
+
+
+def journal_ids(payload: bytes, at: int) -> tuple[list[Any], int]:
+    """Ids of a change, and where they end."""
+    kind, n = struct.unpack_from("<BQ", payload, at)
+    assert kind in (0, 1)
+    assert n <= len(payload)
+    numbers = struct.unpack_from(f"<{n}q", payload, at + 9)
+    at += 9 + 8 * n
+    if kind == 0:
+        return list(numbers), at
+    ends = [0, *numbers]
+    assert ends == sorted(ends)
+    assert at + ends[-1] <= len(payload)
+    texts = [payload[at + ends[i] : at + ends[i + 1]].decode() for i in range(n)]
+    return texts, at + ends[-1]
+
+
 def ranked_rows(
     described: dict[str, Any], sections: dict[str, np.ndarray]
 ) -> list[list[tuple[int, float]]]:

@@ -42,9 +42,15 @@ def test_a_saved_index_comes_back_and_is_as_the_specification_says(tmp_path, dat
     codes = as_codes(rows, dim)
     metric = data.draw(st.sampled_from(["inner_product", "cosine"]))
     bits = data.draw(st.sampled_from([32, 16, 8]))
-    ids = np.arange(len(rows)) * 3 - 10 if data.draw(st.booleans()) else None
-    if ids is not None:
+    kind = data.draw(st.sampled_from(["positions", "ascending", "numbers", "strings"]), label="ids")
+    ids = None if kind == "positions" else np.arange(len(rows)) * 3 - 10
+    if kind in ("numbers", "strings"):
         ids[ids == -1] = 10**15
+        np.random.default_rng(len(rows)).shuffle(ids)
+    elif ids is not None:
+        ids -= 1  # -11, -8, -5, -2, 1: never -1, which marks missing results
+    if kind == "strings":
+        ids = ["", "ü"][: len(ids)] + [str(number) for number in ids[2:]]
     has_dictionary = dim == 40 and data.draw(st.booleans())
     dictionary = sr.Dictionary(np.eye(40)) if has_dictionary else None
     modes = ("sparse", "dense", "reconstructed") if has_dictionary else ("sparse",)
@@ -70,10 +76,11 @@ def test_a_saved_index_comes_back_and_is_as_the_specification_says(tmp_path, dat
             queries = codes[:5] if mode != "dense" else codes[:5].to_dense()
             one, two = index.search(queries, 9, mode=mode), again.search(queries, 9, mode=mode)
             assert one.scores.tobytes() == two.scores.tobytes()
-            assert one.ids.tobytes() == two.ids.tobytes()
+            assert one.ids.tolist() == two.ids.tolist()
 
     header, sections = sridx_spec.read(path)
     assert header["rows"]["count"] == len(rows)
+    assert sridx_spec.ids(header, sections) == index.ids.tolist()
     stored = sridx_spec.rows(header, sections)
     levels = {32: None, 16: 32767, 8: 127}[bits]
     for row, pairs in zip(rows, stored, strict=True):
@@ -130,6 +137,28 @@ def test_a_file_of_the_first_version_still_opens_and_answers():
             assert result.ids.tolist() == wanted["ids"]
             # bits, not decimals: the same file and query give the same bytes for ever
             assert result.scores.tobytes().hex() == wanted["scores_hex"]
+
+
+def test_golden_files_of_ids_and_journals_still_open_and_answer():
+    golden = Path(__file__).parent / "formats"
+    for name, expected in json.loads((golden / "v1_ids.json").read_text()).items():
+        index = sr.SparseIndex.open(golden / name)
+        index.verify()
+        assert index.ids.tolist() == expected["all_ids"]
+        sridx_spec.ids(*sridx_spec.read(golden / name))
+        queries = sr.SparseCodes.from_dense(np.array(expected["queries"]))
+        result = index.search(queries, 5)
+        assert result.ids.tolist() == expected["ids"]
+        assert result.scores.tobytes().hex() == expected["scores_hex"]
+        journal = golden / f"{name}.journal"
+        if journal.exists():
+            checksum = struct.unpack_from("<Q", (golden / name).read_bytes(), 24)[0]
+            changes = sridx_spec.journal(journal.read_bytes(), checksum)
+            kinds = [kind for frame in changes for kind, _ in frame]
+            assert kinds == ["add", "remove", "remove", "add"]
+            found = index.stats()["changes"]
+            assert (found["added"], found["removed"]) == (6, 2)
+            assert found["journal_bytes"] == len(journal.read_bytes())
 
 
 @pytest.mark.parametrize(

@@ -152,6 +152,7 @@ def test_stats_list_every_section_in_bytes_and_bytes_an_item(tmp_path):
         "scales_embedding": 12,
         "dictionary": 32,  # the identity loses nothing in half precision
         "ids": 24,
+        "id_order": 12,  # they do not ascend
         "metadata": len('{"model": "minilm", "k": [2]}'),
     }
     assert index.bytes_per_item == stats["bytes_per_item"] == (18 + 12 + 12) / 3
@@ -162,6 +163,7 @@ def test_stats_list_every_section_in_bytes_and_bytes_an_item(tmp_path):
         "scales_embedding": 4.0,
         "dictionary": None,
         "ids": 8.0,
+        "id_order": 4.0,
         "metadata": None,
     }
     assert index.metadata == {"model": "minilm", "k": [2]}

@@ -174,7 +174,7 @@ CODES = sr.SparseCodes([[0], [1], [2]], [[1.0], [1.0], [1.0]], dim=3)
         ({"filter": [0]}, ValueError, "filter holds the id 0"),
         ({"filter": [5.0]}, TypeError, "filter has dtype float64; expected integers"),
         ({"filter": [[5]]}, ValueError, r"filter has shape \(1, 1\)"),
-        ({"filter": ["a"]}, TypeError, "filter has dtype <U1"),
+        ({"filter": ["a"]}, ValueError, 'filter holds the id "a", which no item'),
         ({"filter": np.array([2**63], np.uint64)}, ValueError, "less than 2"),
         ({"filter": np.ones(4, bool)}, ValueError, r"mask of shape \(4,\); expected \(3,\)"),
         ({"filter": np.ones((3, 1), bool)}, ValueError, r"mask of shape \(3, 1\)"),

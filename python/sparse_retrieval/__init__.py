@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sparse_retrieval._changes import merge
 from sparse_retrieval._native import IndexFormatError, __version__
 from sparse_retrieval.approximate import Approximate
 from sparse_retrieval.codes import SparseCodes
 from sparse_retrieval.dictionary import Dictionary
 from sparse_retrieval.index import SearchResult, SparseIndex
 from sparse_retrieval.selection import Bitmap
+from sparse_retrieval.writer import IndexWriter
 
 if TYPE_CHECKING:
     from sparse_retrieval.training import CompresSAE, History, TrainConfig, train
@@ -25,11 +27,13 @@ __all__ = [
     "Dictionary",
     "History",
     "IndexFormatError",
+    "IndexWriter",
     "SearchResult",
     "SparseCodes",
     "SparseIndex",
     "TrainConfig",
     "__version__",
+    "merge",
     "train",
 ]
 

@@ -15,11 +15,13 @@ __all__ = [
     "DictionaryRound",
     "Index",
     "IndexFormatError",
+    "IndexWriter",
     "PursuitEncoder",
     "__version__",
     "build_info",
     "canonical_codes",
     "extrapolated_atoms",
+    "merge",
 ]
 
 __version__: str
@@ -97,7 +99,7 @@ class Index:
         *,
         dictionary: npt.NDArray[np.float32] | None,
         mean: npt.NDArray[np.float32] | None,
-        ids: npt.NDArray[np.int64] | None,
+        ids: npt.NDArray[np.int64] | list[str] | None,
         metric: str,
         value_bits: float,
         modes: list[str],
@@ -124,6 +126,44 @@ class Index:
         """Write a file, beside the target and then in its place."""
     def verify(self) -> None:
         """Read everything; IndexFormatError for the first thing wrong."""
+    def add(
+        self,
+        indptr: npt.NDArray[np.uint64],
+        latents: npt.NDArray[np.uint32],
+        values: npt.NDArray[np.float32],
+        dim: int,
+        *,
+        ids: npt.NDArray[np.int64] | list[str] | None,
+        threads: int | None,
+    ) -> None:
+        """Add items."""
+    def update(
+        self,
+        indptr: npt.NDArray[np.uint64],
+        latents: npt.NDArray[np.uint32],
+        values: npt.NDArray[np.float32],
+        dim: int,
+        ids: npt.NDArray[np.int64] | list[str],
+        *,
+        threads: int | None,
+    ) -> None:
+        """Replace the codes of items."""
+    def remove(self, ids: npt.NDArray[np.int64] | list[str]) -> None:
+        """Remove items."""
+    def commit(self) -> int:
+        """Append the changes to the journal of the file, synced; the bytes appended."""
+    def reload(self, *, discard: bool) -> bool:
+        """Read the file again; whether it, or its journal, is new."""
+    def get(
+        self, ids: npt.NDArray[np.int64] | list[str]
+    ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint32], npt.NDArray[np.float32]]:
+        """Codes of items: indptr, latents, values."""
+    def reconstruct(self, ids: npt.NDArray[np.int64] | list[str]) -> npt.NDArray[np.float32]:
+        """Embeddings that items decode to, shape (n, d)."""
+    def contains(self, ids: npt.NDArray[np.int64] | list[str]) -> list[bool]:
+        """Whether an item has this id, for each of them."""
+    def changes(self) -> dict[str, Any]:
+        """``added``, ``removed``, ``uncommitted``, ``journal_bytes``."""
     def search_dense(
         self,
         queries: npt.NDArray[np.float64],
@@ -131,13 +171,13 @@ class Index:
         *,
         mode: str,
         k_row: int | None,
-        filter: Bitmap | None,
-        exclude: tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]] | None,
+        filter: Bitmap | npt.NDArray[np.int64] | list[str] | None,
+        exclude: tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64] | list[str]] | None,
         approximate: tuple[int, int] | None,
         positions: bool,
         threads: int | None,
         progress: Callable[[int], object] | None,
-    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64] | list[str | None]]:
         """Scores and ids, shape (nq, at most k), of dense queries (nq, d).
 
         ``exclude`` is where each query's ids start, shape (nq + 1,), and all ids. With
@@ -153,13 +193,13 @@ class Index:
         *,
         mode: str,
         k_row: int | None,
-        filter: Bitmap | None,
-        exclude: tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]] | None,
+        filter: Bitmap | npt.NDArray[np.int64] | list[str] | None,
+        exclude: tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64] | list[str]] | None,
         approximate: tuple[int, int] | None,
         positions: bool,
         threads: int | None,
         progress: Callable[[int], object] | None,
-    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64] | list[str | None]]:
         """Scores and ids, shape (nq, at most k), of canonical codes."""
     def explain(
         self,
@@ -168,7 +208,7 @@ class Index:
         *,
         mode: str,
         k_row: int | None,
-        filter: Bitmap | None,
+        filter: Bitmap | npt.NDArray[np.int64] | list[str] | None,
         approximate: tuple[int, int] | None,
     ) -> tuple[str, str]:
         """The way that a search would go, and why."""
@@ -202,13 +242,13 @@ class Index:
         positions: npt.NDArray[np.uint64],
         vectors: npt.NDArray[np.uint16] | npt.NDArray[np.float32] | npt.NDArray[np.float64],
         threads: int | None,
-    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64] | list[str | None]]:
         """Scores and ids of the best of the candidates (nq, m), by their vectors.
 
         Those are of the items at the ascending ``positions`` (p,), shape (p, d); uint16 stands
         for the bits of float16.
         """
-    def bitmap(self, ids: npt.NDArray[np.int64], *, what: str) -> Bitmap:
+    def bitmap(self, ids: npt.NDArray[np.int64] | list[str], *, what: str) -> Bitmap:
         """The items of these ids; ValueError, which calls them ``what``, for one that is not."""
     def sections(self) -> list[dict[str, Any]]:
         """Name, dtype, shape, bytes and growth with n of every section."""
@@ -244,6 +284,9 @@ class Index:
     def writer(self) -> str:
         """The program that built it."""
     @property
+    def opened_mapped(self) -> bool:
+        """Whether the file was opened to be mapped."""
+    @property
     def is_mapped(self) -> bool:
         """True where rows are read from a mapped file."""
     @property
@@ -253,7 +296,7 @@ class Index:
     def postings_block_items(self) -> int | None:
         """Items of a block of postings, or None where there are none."""
     @property
-    def ids(self) -> npt.NDArray[np.int64] | None:
+    def ids(self) -> npt.NDArray[np.int64] | list[str] | None:
         """The ids, or None where they are the positions; a copy."""
     @property
     def metadata(self) -> str | None:
@@ -264,6 +307,49 @@ class Index:
     @property
     def mean(self) -> npt.NDArray[np.float32] | None:
         """What is added to every decoded item, shape (d,), or None; a copy."""
+
+@final
+class IndexWriter:
+    """Writes an index file from batches of canonical codes."""
+
+    def __new__(
+        cls,
+        path: str,
+        dim: int,
+        *,
+        dictionary: npt.NDArray[np.float32] | None,
+        mean: npt.NDArray[np.float32] | None,
+        metric: str,
+        value_bits: float,
+        modes: list[str],
+        unit_items: bool,
+        reconstruction_cosine: float | None,
+        metadata: str | None,
+        codebooks: Index | None,
+        codebook_sample: int,
+        longest: int | None,
+        shortest: int | None,
+    ) -> IndexWriter:
+        """Begin a file; ``codebooks`` lends its own and goes before ``value_bits``."""
+    def add(
+        self,
+        indptr: npt.NDArray[np.uint64],
+        latents: npt.NDArray[np.uint32],
+        values: npt.NDArray[np.float32],
+        dim: int,
+        *,
+        ids: npt.NDArray[np.int64] | list[str] | None,
+        threads: int | None,
+    ) -> None:
+        """Take items."""
+    def finish(self) -> int:
+        """Write the file; the number of items."""
+    def abort(self) -> None:
+        """Give up."""
+    def __len__(self) -> int: ...
+
+def merge(paths: list[str], out: str, *, progress: Callable[[int], object] | None) -> int:
+    """Join files into one; the number of items."""
 
 def extrapolated_atoms(
     atoms: npt.NDArray[np.float32], previous: npt.NDArray[np.float32], *, momentum: float

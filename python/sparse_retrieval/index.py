@@ -17,11 +17,13 @@ import numpy.typing as npt
 
 from sparse_retrieval import _native as native
 from sparse_retrieval._arrays import as_count, as_rows
+from sparse_retrieval._changes import Changes
+from sparse_retrieval._ids import as_array, as_ids
 from sparse_retrieval._rows import open_rows
 from sparse_retrieval.approximate import Approximate, tune
 from sparse_retrieval.codes import SparseCodes, as_codes, holds_codes
 from sparse_retrieval.dictionary import Dictionary
-from sparse_retrieval.selection import Bitmap, Lists, as_exclusions, as_filter, as_ids, of_queries
+from sparse_retrieval.selection import Bitmap, Lists, as_exclusions, as_filter, of_queries
 
 Metric = Literal["inner_product", "cosine"]
 Mode = Literal["sparse", "reconstructed", "dense"]
@@ -40,19 +42,21 @@ class SearchResult(NamedTuple):
     ----------
     scores : ndarray of float32, shape (nq, k) or (k,)
         Padded with -inf where fewer than k items exist.
-    ids : ndarray of int64, shape (nq, k) or (k,)
-        Padded with -1.
+    ids : ndarray of int64 or of object (str), shape (nq, k) or (k,)
+        Padded with -1, or None where ids are strings.
     """
 
     scores: npt.NDArray[np.float32]
-    ids: npt.NDArray[np.int64]
+    ids: npt.NDArray[Any]
 
 
-class SparseIndex:
+class SparseIndex(Changes):
     """Codes, scales, ids and a dictionary, searched exactly.
 
-    Made by :meth:`from_codes` or :meth:`open`; it never changes and may be searched from many
-    threads at once, and after a fork.
+    Made by :meth:`from_codes` or :meth:`open`. It may be searched from many threads at once, and
+    after a fork, and changed meanwhile (:meth:`add`, :meth:`remove`, :meth:`update`): a search
+    answers for the moment at which it began, exactly, as an index built of the items of that
+    moment would. A pickle refers to the file that the index was opened from.
 
     Examples
     --------
@@ -112,9 +116,9 @@ class SparseIndex:
             With s atoms; needed for the modes "reconstructed" and "dense". One with a mean goes
             with "inner_product" or ``unit_items``: the mean then adds the same to all scores of
             a query.
-        ids : array_like of int, shape (n,), optional
-            What search returns for each item: unique, not -1. Default: the positions 0 to
-            n - 1.
+        ids : array_like of int or of str, shape (n,), optional
+            What search returns for each item: unique; a number is not -1. Default: the positions
+            0 to n - 1.
         metric : {"inner_product", "cosine"}, default "inner_product"
             The inner product needs no scale a row, so it is the lossless default; "cosine"
             normalises both sides, in code space for mode "sparse", in embedding space for the
@@ -182,7 +186,7 @@ class SparseIndex:
             items.dim,
             dictionary=None if dictionary is None else dictionary.atoms,
             mean=None if dictionary is None else dictionary.mean,
-            ids=None if ids is None else as_ids(ids, "ids"),
+            ids=None if ids is None else as_ids(ids),
             metric=_as_name(metric, "metric"),
             value_bits=_as_bits(value_bits),
             modes=[] if modes is None else _as_modes(modes),
@@ -380,7 +384,8 @@ class SparseIndex:
         """Open a file that :meth:`save` wrote.
 
         Reads the header only and checks that all sections lie in the file: milliseconds at any
-        size. :meth:`verify` reads the rest.
+        size. Changes that were committed to the file's journal are read too. :meth:`verify` reads
+        the rest.
 
         Parameters
         ----------
@@ -404,12 +409,17 @@ class SparseIndex:
         """Write the index to a file, beside the target and then in its place.
 
         A reader sees the old file or the new one, never a part; after a crash too. The same
-        index gives the same bytes.
+        index gives the same bytes. Changes are folded in: what was removed is not written, and
+        rows are copied as they are stored, but postings and clusters are not written then (see
+        :meth:`with_postings` and :meth:`with_clusters`). A journal of the target is removed;
+        whatever another writer had committed to the target is replaced too.
 
         Raises
         ------
         OSError
             If the file cannot be written; the target is then as it was.
+        BlockingIOError
+            If another writer is at work on the path.
         """
         self._native.save(os.fspath(path))
 
@@ -466,14 +476,16 @@ class SparseIndex:
             Read only the first ``k_row`` nonzeros of each row. They stand by descending
             magnitude, so a prefix is a coarser code of the same item, at the cost of fewer
             look-ups. Scales stay those of the whole rows.
-        filter : Bitmap, array_like of bool, shape (n,), or array_like of int, optional
-            The only items that may be returned, to all queries: a bitmap, a mask by position,
-            or ids. What is found is what would be left of a search of everything, to the last
-            bit; blocks of rows without an allowed one are not read. A :class:`Bitmap`, which
-            :meth:`bitmap` makes of ids, is the quickest for more than one search.
+        filter : Bitmap, array_like of bool, shape (n,), or array_like of int or str, optional
+            The only items that may be returned, to all queries: a bitmap, a mask in the order of
+            :attr:`ids`, or ids. What is found is what would be left of a search of everything,
+            to the last bit; blocks of rows without an allowed one are not read. A
+            :class:`Bitmap`, which :meth:`bitmap` makes of ids, is the quickest for more than
+            one search.
         exclude : list of array_like of int, or array_like of int, shape (nq, m), optional
             Ids that each query may not return, as items already seen: one list a query, or
-            rows padded with -1. For a single query one list of one axis.
+            rows padded with -1; or strings, padded with None. For a single query one list of
+            one axis.
         approximate : Approximate or bool, optional
             Look only at the clusters nearest to the query, in mode "dense" or "reconstructed":
             some results may be missed, never without being asked. True takes the setting that
@@ -486,7 +498,8 @@ class SparseIndex:
             the best k of those returned; candidates are found in the given ``mode``. The file
             stays on disk: only the rows of candidates are read from a memmap or .npy, only the
             row groups that hold them from a .parquet (of whose column of lists of d numbers
-            there must be one). Queries must be embeddings.
+            there must be one). Queries must be embeddings. Not on an index with changes, whose
+            positions are no rows of any file: save it first.
         oversample : float, default 3
             Candidates for each of the k results, where ``rescore`` is given; at least 1. At 66
             bytes an item 3 is where the true best 100 are among the candidates but for 2 in
@@ -499,8 +512,9 @@ class SparseIndex:
         Returns
         -------
         SearchResult
-            ``(scores, ids)``: float32 and int64, (nq, k) or (k,), best first, equal scores by
-            lower position. Where fewer than k items may be returned: -inf and -1. A score beyond
+            ``(scores, ids)``: float32 and int64 (object where ids are strings), (nq, k) or (k,),
+            best first, equal scores by lower position. Where fewer than k items may be returned:
+            -inf and -1 (None for strings). A score beyond
             float32 is returned as infinity. Under "cosine" a zero query or item scores 0, and an
             item whose norm is below 3e-39 scores less than its cosine, in absolute value: the
             inverse of such a norm is beyond float32, in which scales are stored.
@@ -619,7 +633,7 @@ class SparseIndex:
 
     def _found(
         self, asked: SparseCodes | npt.NDArray[np.float64], k: int, **options: Any
-    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    ) -> tuple[npt.NDArray[np.float64], Any]:
         if not isinstance(asked, SparseCodes):
             return self._native.search_dense(asked, k, **options)
         return self._native.search_codes(
@@ -636,7 +650,7 @@ class SparseIndex:
         *,
         excluded: Lists | None,
         **options: Any,
-    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    ) -> tuple[npt.NDArray[np.float64], Any]:
         from sparse_retrieval import rescoring
 
         oversample = rescoring.as_oversample(oversample)
@@ -650,7 +664,8 @@ class SparseIndex:
 
         def candidates(batch: slice, wanted: int) -> npt.NDArray[np.int64]:
             some = {"exclude": of_queries(excluded, batch), "positions": True}
-            return self._found(asked[batch], wanted, **some, **options)[1]
+            found: npt.NDArray[np.int64] = self._found(asked[batch], wanted, **some, **options)[1]
+            return found
 
         return rescoring.rescored(
             self._native,
@@ -775,22 +790,19 @@ class SparseIndex:
     def bitmap(self, ids: Any) -> Bitmap:
         """The items of these ids, as a filter for many searches.
 
-        Where ids do not ascend, the first call sorts them, and the index keeps their order: 4
-        bytes an item.
-
         Parameters
         ----------
-        ids : array_like of int, shape (m,)
+        ids : array_like of int or str, shape (m,)
             In any order, and as often as they come.
 
         Raises
         ------
         TypeError
-            If they are not integers.
+            If they are neither integers nor strings.
         ValueError
             If no item has one of them; the message names it.
         """
-        return Bitmap._of(self._native.bitmap(as_ids(ids, "ids"), what="ids"))
+        return Bitmap._of(self._native.bitmap(as_ids(ids), what="ids"))
 
     def _encoded(self, queries: Any, threads: int | None) -> SparseCodes:
         rows = as_rows(queries, "queries", np.float32)
@@ -848,10 +860,12 @@ class SparseIndex:
         return self._native.unit_items
 
     @property
-    def ids(self) -> npt.NDArray[np.int64]:
-        """What search returns for each position, shape (n,); a copy."""
+    def ids(self) -> npt.NDArray[Any]:
+        """What search returns for each position, shape (n,); a copy. int64, or object (str)."""
         ids = self._native.ids
-        return np.arange(len(self), dtype=np.int64) if ids is None else ids
+        if ids is None:
+            return np.arange(len(self), dtype=np.int64)
+        return as_array(ids, (len(ids),))
 
     @property
     def dictionary(self) -> Dictionary | None:
@@ -900,11 +914,15 @@ class SparseIndex:
             before quantisation, where it is known), ``quantisation_cosine`` (mean cosine of
             codes before and after it, both decoded where there is a dictionary; None for 8 bits
             and more), ``bytes_per_item``, ``postings`` (None, or a dict of ``block_items``,
-            ``bytes`` and ``bytes_per_item``, which come on top), ``mapped``, ``writer``, and
-            ``sections``: a list of name, dtype, shape, ``bytes`` and ``bytes_per_item`` (None for
-            sections that do not grow with the items).
+            ``bytes`` and ``bytes_per_item``, which come on top), ``mapped``, ``writer``,
+            ``changes`` (items ``added`` and ``removed`` since the file was written, whether some
+            are ``uncommitted``, and ``journal_bytes``), and ``sections``: a list of name, dtype,
+            shape, ``bytes`` and ``bytes_per_item`` (None for sections that do not grow with the
+            items). But for ``items`` and ``changes`` it tells of what was opened or built.
         """
         n = len(self)
+        changes = self._native.changes()
+        stored = n - changes["added"] + changes["removed"]
         sections = self._native.sections()
         reconstruction, quantisation = self._native.cosines
         return {
@@ -923,13 +941,16 @@ class SparseIndex:
             "postings": self._postings_stats(sections),
             "mapped": self._native.is_mapped,
             "writer": self._native.writer,
+            "changes": changes,
             "sections": [
                 {
                     "name": section["name"],
                     "dtype": section["dtype"],
                     "shape": section["shape"],
                     "bytes": section["bytes"],
-                    "bytes_per_item": section["bytes"] / n if section["grows"] and n else None,
+                    "bytes_per_item": section["bytes"] / stored
+                    if section["grows"] and stored
+                    else None,
                 }
                 for section in sections
             ],
@@ -952,17 +973,17 @@ class SparseIndex:
         )
 
 
-def _padded(
-    scores: npt.NDArray[np.float64], ids: npt.NDArray[np.int64], k: int, one: bool
-) -> SearchResult:
-    n_queries, found = scores.shape
+def _padded(scores: npt.NDArray[np.float64], found: Any, k: int, one: bool) -> SearchResult:
+    n_queries, n_found = scores.shape
+    ids = as_array(found, scores.shape)
     with np.errstate(over="ignore"):
         narrow = scores.astype(np.float32) + np.float32(0.0)  # what rounds to -0 becomes 0
-    if found < k:
+    if n_found < k:
         padded_scores = np.full((n_queries, k), -np.inf, dtype=np.float32)
-        padded_ids = np.full((n_queries, k), -1, dtype=np.int64)
-        padded_scores[:, :found] = narrow
-        padded_ids[:, :found] = ids
+        missing = None if ids.dtype == object else -1
+        padded_ids = np.full((n_queries, k), missing, dtype=ids.dtype)
+        padded_scores[:, :n_found] = narrow
+        padded_ids[:, :n_found] = ids
         narrow, ids = padded_scores, padded_ids
     return SearchResult(narrow[0], ids[0]) if one else SearchResult(narrow, ids)
 

@@ -25,6 +25,7 @@ import numpy.typing as npt
 
 from sparse_retrieval import _native as native
 from sparse_retrieval._arrays import as_numbers
+from sparse_retrieval._ids import as_array
 from sparse_retrieval._rows import ParquetRows, open_rows
 
 #: Vectors held at once, in bytes, if no two candidates of a batch of queries are the same.
@@ -136,7 +137,7 @@ def rescored(
     oversample: float,
     threads: int | None,
     candidates: Callable[[slice, int], npt.NDArray[np.int64]],
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[Any]]:
     """Scores and ids of the best k of each query's candidates, by the original vectors.
 
     Parameters
@@ -155,7 +156,7 @@ def rescored(
     Returns
     -------
     scores : ndarray of float64, shape (nq, at most k)
-    ids : ndarray of int64, of the same shape
+    ids : ndarray of int64, or of object (str), of the same shape
     """
     wanted = max(1, min(math.ceil(oversample * k), len(index)))
     parts = [
@@ -166,7 +167,8 @@ def rescored(
         return parts[0]
     found = max((scores.shape[1] for scores, _ in parts), default=0)
     scores = np.full((len(queries), found), -np.inf)
-    ids = np.full((len(queries), found), -1, dtype=np.int64)
+    named = any(part_ids.dtype == object for _, part_ids in parts)
+    ids: npt.NDArray[Any] = np.full((len(queries), found), None if named else -1)
     done = 0
     for part_scores, part_ids in parts:
         rows, columns = part_scores.shape
@@ -183,10 +185,10 @@ def _rescored_batch(
     k: int,
     candidates: npt.NDArray[np.int64],
     threads: int | None,
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[Any]]:
     positions = np.unique(candidates)
     positions = positions[positions >= 0]
-    return index.rescore(
+    scores, ids = index.rescore(
         candidates,
         queries,
         k,
@@ -194,6 +196,7 @@ def _rescored_batch(
         vectors=originals.take(positions),
         threads=threads,
     )
+    return scores, as_array(ids, scores.shape)
 
 
 def _batches(n: int, size: int) -> Iterator[slice]:

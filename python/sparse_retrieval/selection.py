@@ -13,16 +13,19 @@ import numpy.typing as npt
 
 from sparse_retrieval import _native as native
 from sparse_retrieval._arrays import as_count, as_numbers
+from sparse_retrieval._ids import as_ids, is_text
 
 #: Exclusions as the native module takes them: where each query's ids start, and all ids.
-Lists = tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]
+Lists = tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64] | list[str]]
 
 
 class Bitmap:
     """A set of items of one index, by position: one bit an item.
 
     The filter to make once and use for many searches: ids and masks are turned into one at
-    every search. :meth:`SparseIndex.bitmap` makes one from ids, :meth:`from_mask` from a mask.
+    every search. It is for the items of one moment, in the order of ``index.ids``: after a change
+    of the index make it again. (One made from ids is refused then; of others only the length is
+    checked.) :meth:`SparseIndex.bitmap` makes one from ids, :meth:`from_mask` from a mask.
     Bitmaps for equally many items combine with ``&``, ``|`` and ``~``. It never changes.
 
     Parameters
@@ -136,8 +139,10 @@ class Bitmap:
         return f"Bitmap({self.count} of {len(self)} items)"
 
 
-def as_filter(chosen: Any, index: native.Index) -> native.Bitmap | None:
-    """The bitmap of a filter: None, a Bitmap, a mask of bool, or ids.
+def as_filter(
+    chosen: Any, index: native.Index
+) -> native.Bitmap | npt.NDArray[np.int64] | list[str] | None:
+    """The bitmap or the ids of a filter: None, a Bitmap, a mask of bool, or ids.
 
     Raises
     ------
@@ -150,6 +155,8 @@ def as_filter(chosen: Any, index: native.Index) -> native.Bitmap | None:
     if chosen is None:
         return None
     if not isinstance(chosen, Bitmap):
+        if is_text(chosen):
+            return as_ids(chosen, "filter")
         array = as_numbers(chosen, "filter")
         if array.dtype == np.uint8:
             raise TypeError(
@@ -157,7 +164,7 @@ def as_filter(chosen: Any, index: native.Index) -> native.Bitmap | None:
                 "Bitmap(bits, len(index)), for ids an array of a wider dtype"
             )
         if array.dtype != np.bool_:
-            return index.bitmap(as_ids(array, "filter"), what="filter")
+            return as_ids(array, "filter")
         if array.shape != (len(index),):
             raise ValueError(
                 f"filter is a mask of shape {array.shape}; expected ({len(index)},), one an item"
@@ -172,7 +179,8 @@ def as_exclusions(exclude: Any, n_queries: int) -> Lists | None:
     Parameters
     ----------
     exclude : None, list of array_like of int, or array_like of int, shape (n_queries, m)
-        -1 stands for nothing. For one query one list of one axis will do.
+        -1 stands for nothing. For one query one list of one axis will do. Likewise of strings,
+        among which None stands for nothing.
     n_queries : int
 
     Raises
@@ -198,12 +206,22 @@ def as_exclusions(exclude: Any, n_queries: int) -> Lists | None:
         )
     if len(lists) != n_queries:
         raise ValueError(f"exclude has {len(lists)} lists for {n_queries} queries; give one each")
+    texts = [[item for item in entry if item is not None] for entry in lists if is_text(entry)]
+    if texts:
+        if len(texts) < sum(len(entry) > 0 for entry in lists):
+            raise TypeError("exclude holds strings for some queries and integers for others")
+        kept_texts = iter(texts)
+        named = [as_ids(next(kept_texts), "exclude") if len(entry) else [] for entry in lists]
+        starts = np.cumsum([0] + [len(entry) for entry in named], dtype=np.uint64)
+        return starts, [str(item) for entry in named for item in entry]
     if isinstance(lists, list):
-        arrays = [as_ids(entry, f"exclude of query {q}") for q, entry in enumerate(lists)]
+        arrays: list[Any] = [
+            as_ids(entry, f"exclude of query {q}") for q, entry in enumerate(lists)
+        ]
         lengths = np.array([len(array) for array in arrays], dtype=np.int64)
         ids = np.concatenate([*arrays, np.empty(0, dtype=np.int64)])
     else:
-        ids = as_ids(np.ravel(as_numbers(lists, "exclude")), "exclude")
+        ids = np.asarray(as_ids(np.ravel(as_numbers(lists, "exclude")), "exclude"))
         lengths = np.full(n_queries, lists.shape[1], dtype=np.int64)
     kept = ids != -1
     before = np.concatenate([[0], np.cumsum(kept, dtype=np.int64)])
@@ -218,21 +236,3 @@ def of_queries(lists: Lists | None, queries: slice) -> Lists | None:
     starts, ids = lists
     first, last = int(starts[queries.start]), int(starts[queries.stop])
     return starts[queries.start : queries.stop + 1] - starts[queries.start], ids[first:last]
-
-
-def as_ids(ids: Any, name: str) -> npt.NDArray[np.int64]:
-    """Ids as a contiguous array of one axis; an empty list is an array of none.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If they are not integers of one axis, or beyond 64 bits.
-    """
-    array = as_numbers(ids, name)
-    if array.ndim != 1:
-        raise ValueError(f"{name} has shape {array.shape}; expected ids of one axis")
-    if array.dtype.kind not in "iu" and array.size:
-        raise TypeError(f"{name} has dtype {array.dtype}; expected integers")
-    if array.dtype.kind == "u" and array.size and array.max() > np.iinfo(np.int64).max:
-        raise ValueError(f"{name} holds {array.max()}; expected less than 2^63")
-    return np.ascontiguousarray(array, dtype=np.int64)

@@ -34,6 +34,35 @@ pub enum Error {
         source: std::io::Error,
     },
 
+    /// Another writer is at work on the file.
+    #[error(
+        "another writer holds {}, so {} cannot be written now; wait for it, or end it (the lock \
+         ends with its process)",
+        lock.display(),
+        path.display()
+    )]
+    Locked {
+        /// The file to be written.
+        path: PathBuf,
+        /// Its lock file.
+        lock: PathBuf,
+    },
+
+    /// The file is no longer what the index in memory was made from.
+    #[error(
+        "{} was changed by another writer since this index read it; reload it and make the \
+         changes again",
+        path.display()
+    )]
+    Stale {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// No item has this id.
+    #[error("{0}")]
+    UnknownId(String),
+
     /// Memory for a result could not be had.
     #[error("cannot allocate {bytes} bytes for {what}")]
     OutOfMemory {
@@ -166,6 +195,9 @@ pub enum FormatProblem {
 
     #[error("padding before byte {offset} is not zero")]
     Padding { offset: u64 },
+
+    #[error("journal at byte {offset}: {reason}; commits from there on are lost: restore a copy, or move the journal away to go on without it")]
+    Journal { offset: u64, reason: String },
 
     #[error("section `{section}`, row {row}: {reason}")]
     Content {

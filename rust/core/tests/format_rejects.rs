@@ -8,7 +8,7 @@ use sparse_retrieval::codes::{Codes, MagnitudeBits};
 use sparse_retrieval::control::Control;
 use sparse_retrieval::error::FormatProblem;
 use sparse_retrieval::format::{parse, Bytes, ItemNorm, ALIGNMENT, MAGIC, PREFIX_BYTES};
-use sparse_retrieval::index::{BuildOptions, DictionaryData, Index, ValueCoding};
+use sparse_retrieval::index::{BuildOptions, DictionaryData, Ids, Index, ValueCoding};
 use sparse_retrieval::search::{Metric, Mode};
 use sparse_retrieval::Error;
 use xxhash_rust::xxh3::xxh3_64;
@@ -46,7 +46,7 @@ fn build(indptr: &[i64], latents: &[i64], values: ValueCoding) -> Vec<u8> {
             d: 3,
             mean: None,
         }),
-        ids: Some(&ids),
+        ids: Some(Ids::Numbers(&ids)),
         metadata: Some("{\"a\": 1}"),
         postings: None,
     };

@@ -8,7 +8,8 @@ use sparse_retrieval::codes::{Codes, CodesView, LatentIndex};
 use crate::error::to_python;
 use crate::gate::gate;
 
-type CanonicalArrays<'py> = (
+/// Row bounds, latents and values.
+pub type CanonicalArrays<'py> = (
     Bound<'py, PyArray1<u64>>,
     Bound<'py, PyArray1<u32>>,
     Bound<'py, PyArray1<f32>>,

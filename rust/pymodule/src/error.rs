@@ -5,8 +5,8 @@ use std::io::ErrorKind;
 
 use pyo3::create_exception;
 use pyo3::exceptions::{
-    PyFileNotFoundError, PyIsADirectoryError, PyKeyboardInterrupt, PyMemoryError, PyOSError,
-    PyPermissionError, PyValueError,
+    PyBlockingIOError, PyFileNotFoundError, PyIsADirectoryError, PyKeyError, PyKeyboardInterrupt,
+    PyMemoryError, PyOSError, PyPermissionError, PyRuntimeError, PyValueError,
 };
 use pyo3::PyErr;
 use sparse_retrieval::Error;
@@ -24,6 +24,9 @@ pub fn to_python(error: Error) -> PyErr {
     match error {
         Error::Argument(_) => PyValueError::new_err(message),
         Error::Format { .. } => IndexFormatError::new_err(message),
+        Error::Locked { .. } => PyBlockingIOError::new_err(message),
+        Error::Stale { .. } => PyRuntimeError::new_err(message),
+        Error::UnknownId(_) => PyKeyError::new_err(message),
         Error::OutOfMemory { .. } => PyMemoryError::new_err(message),
         Error::Interrupted => PyKeyboardInterrupt::new_err(message),
         Error::Io { source, .. } => match source.kind() {

@@ -4,31 +4,35 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use numpy::{IntoPyArray, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2};
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+use sparse_retrieval::codes::RankedLayout;
 use sparse_retrieval::control::Control;
 use sparse_retrieval::format::ItemNorm;
 use sparse_retrieval::index::{
-    BuildOptions, DictionaryData, Index as CoreIndex, Tuned, ValueCoding,
+    merge as core_merge, BuildOptions, DictionaryData, Index as CoreIndex, LiveIndex, OwnedIds,
+    Snapshot, Tuned, ValueCoding,
 };
 use sparse_retrieval::kernels::Kernels;
 use sparse_retrieval::search::approximate::build::ClusterOptions;
 use sparse_retrieval::search::rescore::{rescore, Originals};
-use sparse_retrieval::search::{
-    Approximate, Bitmap as CoreBitmap, Metric, Mode, Queries, Request, Selection,
-};
+use sparse_retrieval::search::{Approximate, Metric, Mode, Queries, Request, Selection};
 
 use crate::codes;
 use crate::error::to_python;
 use crate::gate::{gate, gate_short};
+use crate::ids;
 use crate::rescoring::Vectors;
 use crate::results::{flatten, results, Results};
-use crate::selection::{Bitmap, Excluded, ExcludedIds};
+use crate::selection::{Bitmap, Excluded, ExcludedIds, Filter};
 
 /// Rows, scales, ids and dictionary, in memory or mapped.
 #[pyclass(module = "sparse_retrieval._native", frozen)]
 pub struct Index {
-    core: Arc<CoreIndex>,
+    pub(crate) live: LiveIndex,
+    /// Whether its file was mapped, where there is one: to open it again.
+    mapped: bool,
 }
 
 #[pymethods]
@@ -48,7 +52,7 @@ impl Index {
         dim: usize,
         dictionary: Option<PyReadonlyArray2<'_, f32>>,
         mean: Option<PyReadonlyArray1<'_, f32>>,
-        ids: Option<PyReadonlyArray1<'_, i64>>,
+        ids: Option<&Bound<'_, PyAny>>,
         metric: &str,
         value_bits: f64,
         modes: Vec<String>,
@@ -65,17 +69,8 @@ impl Index {
             .map(|mode| Mode::from_name(mode))
             .collect::<Result<Vec<_>, _>>()
             .map_err(to_python)?;
-        let dictionary = dictionary
-            .as_ref()
-            .map(|rows| {
-                Ok::<_, PyErr>(DictionaryData {
-                    rows: rows.as_slice()?,
-                    d: rows.as_array().ncols(),
-                    mean: mean.as_ref().map(|mean| mean.as_slice()).transpose()?,
-                })
-            })
-            .transpose()?;
-        let ids = ids.as_ref().map(|ids| ids.as_slice()).transpose()?;
+        let dictionary = dictionary_data(&dictionary, &mean)?;
+        let ids = ids.map(ids::owned).transpose()?;
         let options = BuildOptions {
             metric: Metric::from_name(metric).map_err(to_python)?,
             values: ValueCoding::from_bits(value_bits).map_err(to_python)?,
@@ -87,7 +82,7 @@ impl Index {
             reconstruction_cosine,
             modes: &modes,
             dictionary,
-            ids,
+            ids: ids.as_ref().map(OwnedIds::view),
             metadata: metadata.as_deref(),
             postings,
         };
@@ -95,7 +90,8 @@ impl Index {
             CoreIndex::build(codes, &options, control)
         })?;
         Ok(Self {
-            core: Arc::new(core),
+            live: LiveIndex::new(core),
+            mapped: false,
         })
     }
 
@@ -108,36 +104,33 @@ impl Index {
         threads: Option<usize>,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
+        let snapshot = self.unchanged()?;
         let core = gate(py, threads, progress, |control| {
-            self.core.with_postings(block_items, control)
+            snapshot.base().with_postings(block_items, control)
         })?;
-        Ok(Self {
-            core: Arc::new(core),
-        })
+        Ok(self.remade(core))
     }
 
     /// Opens a file.
     #[staticmethod]
     #[pyo3(signature = (path, *, mmap))]
     fn open(py: Python<'_>, path: PathBuf, mmap: bool) -> PyResult<Self> {
-        let core = gate(py, Some(1), None, |control| {
-            CoreIndex::open(&path, mmap, control)
+        let live = gate(py, Some(1), None, |control| {
+            LiveIndex::open(&path, mmap, control)
         })?;
-        Ok(Self {
-            core: Arc::new(core),
-        })
+        Ok(Self { live, mapped: mmap })
     }
 
     /// Writes a file.
     #[pyo3(signature = (path))]
     fn save(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
-        gate(py, Some(1), None, |control| self.core.save(&path, control))
+        gate(py, Some(1), None, |control| self.live.save(&path, control))
     }
 
     /// Reads everything and raises IndexFormatError for the first thing wrong.
     #[pyo3(signature = ())]
     fn verify(&self, py: Python<'_>) -> PyResult<()> {
-        gate(py, Some(1), None, |control| self.core.verify(control))
+        gate(py, Some(1), None, |control| self.live.verify(control))
     }
 
     /// Searches with dense queries.
@@ -152,7 +145,7 @@ impl Index {
         k: usize,
         mode: &str,
         k_row: Option<usize>,
-        filter: Option<PyRef<'py, Bitmap>>,
+        filter: Option<Bound<'py, PyAny>>,
         exclude: Option<ExcludedIds<'py>>,
         approximate: Option<(usize, usize)>,
         positions: bool,
@@ -185,7 +178,7 @@ impl Index {
         k: usize,
         mode: &str,
         k_row: Option<usize>,
-        filter: Option<PyRef<'py, Bitmap>>,
+        filter: Option<Bound<'py, PyAny>>,
         exclude: Option<ExcludedIds<'py>>,
         approximate: Option<(usize, usize)>,
         positions: bool,
@@ -206,20 +199,27 @@ impl Index {
         k: usize,
         mode: &str,
         k_row: Option<usize>,
-        filter: Option<PyRef<'_, Bitmap>>,
+        filter: Option<Bound<'_, PyAny>>,
         approximate: Option<(usize, usize)>,
     ) -> PyResult<(&'static str, String)> {
-        let filter = filter.map(|filter| filter.core.clone());
+        let snapshot = self.live.snapshot();
+        let filter = filter.as_ref().map(Filter::copied).transpose()?;
+        let allowed = filter
+            .map(|filter| filter.in_snapshot(&snapshot))
+            .transpose()
+            .map_err(to_python)?;
         let request = Request {
             k_row,
             selection: Selection {
-                allowed: filter.as_deref(),
+                // where there are changes, it counts items of base and additions together
+                allowed: allowed.as_deref().filter(|_| snapshot.is_base()),
                 exclusions: None,
             },
             approximate: approximate.map(|(clusters, rerank)| Approximate { clusters, rerank }),
             ..Request::new(Mode::from_name(mode).map_err(to_python)?, k)
         };
-        let plan = self.core.explain(n_queries, &request).map_err(to_python)?;
+        let plan = snapshot.base().explain(n_queries, &request);
+        let plan = plan.map_err(to_python)?;
         Ok((plan.way.name(), plan.reason))
     }
 
@@ -238,12 +238,11 @@ impl Index {
             seed,
             kernels: Kernels::from_environment().map_err(to_python)?,
         };
+        let snapshot = self.unchanged()?;
         let core = gate(py, threads, progress, |control| {
-            self.core.with_clusters(&options, control)
+            snapshot.base().with_clusters(&options, control)
         })?;
-        Ok(Self {
-            core: Arc::new(core),
-        })
+        Ok(self.remade(core))
     }
 
     /// The same index with another tuned setting.
@@ -263,16 +262,14 @@ impl Index {
             reached,
             k,
         };
-        let core = self.core.with_tuned(tuned).map_err(to_python)?;
-        Ok(Self {
-            core: Arc::new(core),
-        })
+        let core = self.unchanged()?.base().with_tuned(tuned);
+        Ok(self.remade(core.map_err(to_python)?))
     }
 
     /// The tuned setting as a dict, or None.
     #[getter]
     fn tuned<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
-        let Some(tuned) = self.core.tuned().map_err(to_python)? else {
+        let Some(tuned) = self.base().tuned().map_err(to_python)? else {
             return Ok(None);
         };
         let entry = PyDict::new(py);
@@ -287,7 +284,7 @@ impl Index {
     /// Number of clusters; 0 where there are none.
     #[getter]
     fn n_clusters(&self) -> usize {
-        self.core.n_clusters()
+        self.base().n_clusters()
     }
 
     /// What the items at these positions decode to.
@@ -298,7 +295,7 @@ impl Index {
         positions: PyReadonlyArray1<'py, u64>,
     ) -> PyResult<Bound<'py, PyArray2<f64>>> {
         let positions = positions.as_slice()?;
-        let rows = self.core.decoded(positions).map_err(to_python)?;
+        let rows = self.base().decoded(positions).map_err(to_python)?;
         let d = rows.len() / positions.len().max(1);
         rows.into_pyarray(py).reshape([positions.len(), d])
     }
@@ -322,126 +319,265 @@ impl Index {
         let wanted = candidates.as_slice()?;
         let originals =
             Originals::new(positions.as_slice()?, vectors.numbers()?, d).map_err(to_python)?;
-        let (scores, ids, found) = gate(py, threads, None, |control| {
-            let metric = self.core.metric();
+        let snapshot = self.live.snapshot();
+        if !snapshot.is_base() {
+            return Err(PyValueError::new_err(
+                "rescore compares items with vectors by their position in the file, and this \
+                 index has changes that move them; save it first",
+            ));
+        }
+        let found = gate(py, threads, None, |control| {
+            let metric = snapshot.base().metric();
             let hits = rescore(&originals, &asked, wanted, metric, k, control)?;
-            flatten(&hits, self.core.ids())
+            flatten(&hits)
         })?;
-        results(py, queries.as_array().nrows(), scores, ids, found)
+        results(py, queries.as_array().nrows(), &snapshot, true, found)
     }
 
     /// The items of these ids, as a bitmap.
     #[pyo3(signature = (ids, *, what))]
-    fn bitmap(
-        &self,
-        py: Python<'_>,
-        ids: PyReadonlyArray1<'_, i64>,
-        what: &str,
-    ) -> PyResult<Bitmap> {
-        let ids = ids.as_slice()?.to_vec();
-        let core = gate(py, None, None, |_| {
-            let positions = self.core.positions(&ids, what)?;
-            CoreBitmap::from_positions(self.core.len(), positions)
-        })?;
+    fn bitmap(&self, py: Python<'_>, ids: &Bound<'_, PyAny>, what: &str) -> PyResult<Bitmap> {
+        let ids = ids::owned(ids)?;
+        let snapshot = self.live.snapshot();
+        let core = gate(py, None, None, |_| snapshot.bitmap(&ids, what))?;
         Ok(Bitmap {
             core: Arc::new(core),
+            moment: Some(snapshot.moment()),
         })
     }
 
+    /// Adds items.
+    #[pyo3(signature = (indptr, latents, values, dim, *, ids, threads))]
+    #[allow(clippy::too_many_arguments)] // the Python class names each of them
+    fn add(
+        &self,
+        py: Python<'_>,
+        indptr: PyReadonlyArray1<'_, u64>,
+        latents: PyReadonlyArray1<'_, u32>,
+        values: PyReadonlyArray1<'_, f32>,
+        dim: usize,
+        ids: Option<&Bound<'_, PyAny>>,
+        threads: Option<usize>,
+    ) -> PyResult<()> {
+        let codes = codes::view(&indptr, &latents, &values, dim)?;
+        let ids = ids.map(ids::owned).transpose()?;
+        gate(py, threads, None, |control| {
+            let ids = ids.as_ref().map(OwnedIds::view);
+            self.live.add(codes, ids, control)
+        })
+    }
+
+    /// Replaces items.
+    #[pyo3(signature = (indptr, latents, values, dim, ids, *, threads))]
+    #[allow(clippy::too_many_arguments)] // the Python class names each of them
+    fn update(
+        &self,
+        py: Python<'_>,
+        indptr: PyReadonlyArray1<'_, u64>,
+        latents: PyReadonlyArray1<'_, u32>,
+        values: PyReadonlyArray1<'_, f32>,
+        dim: usize,
+        ids: &Bound<'_, PyAny>,
+        threads: Option<usize>,
+    ) -> PyResult<()> {
+        let codes = codes::view(&indptr, &latents, &values, dim)?;
+        let ids = ids::owned(ids)?;
+        gate(py, threads, None, |control| {
+            self.live.update(codes, ids.view(), control)
+        })
+    }
+
+    /// Removes items.
+    #[pyo3(signature = (ids))]
+    fn remove(&self, py: Python<'_>, ids: &Bound<'_, PyAny>) -> PyResult<()> {
+        let ids = ids::owned(ids)?;
+        gate(py, Some(1), None, |_| self.live.remove(&ids))
+    }
+
+    /// Makes changes durable.
+    #[pyo3(signature = ())]
+    fn commit(&self, py: Python<'_>) -> PyResult<u64> {
+        gate(py, Some(1), None, |_| self.live.commit())
+    }
+
+    /// Reads the file again.
+    #[pyo3(signature = (*, discard))]
+    fn reload(&self, py: Python<'_>, discard: bool) -> PyResult<bool> {
+        gate(py, Some(1), None, |control| {
+            self.live.reload(discard, control)
+        })
+    }
+
+    /// The codes of items: indptr, latents and values.
+    #[pyo3(signature = (ids))]
+    fn get<'py>(
+        &self,
+        py: Python<'py>,
+        ids: &Bound<'py, PyAny>,
+    ) -> PyResult<codes::CanonicalArrays<'py>> {
+        let ids = ids::owned(ids)?;
+        let snapshot = self.live.snapshot();
+        let found = gate(py, Some(1), None, |_| snapshot.get(&ids))?;
+        let (indptr, latents, values) = found.into_parts();
+        Ok((
+            indptr.into_pyarray(py),
+            latents.into_pyarray(py),
+            values.into_pyarray(py),
+        ))
+    }
+
+    /// The embeddings that items decode to, shape (n, d).
+    #[pyo3(signature = (ids))]
+    fn reconstruct<'py>(
+        &self,
+        py: Python<'py>,
+        ids: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyArray2<f32>>> {
+        let ids = ids::owned(ids)?;
+        let snapshot = self.live.snapshot();
+        let (rows, d) = gate(py, Some(1), None, |control| {
+            snapshot.reconstruct(&ids, control)
+        })?;
+        rows.into_pyarray(py).reshape([ids.len(), d])
+    }
+
+    /// Whether an item has this id, for each of them.
+    #[pyo3(signature = (ids))]
+    fn contains(&self, ids: &Bound<'_, PyAny>) -> PyResult<Vec<bool>> {
+        let ids = ids::owned(ids)?;
+        let snapshot = self.live.snapshot();
+        let found = (0..ids.len()).map(|i| snapshot.position(ids.get(i)).is_some());
+        Ok(found.collect())
+    }
+
+    /// Items added and removed since the file was written, whether something waits for a commit,
+    /// and bytes of the journal.
+    #[pyo3(signature = ())]
+    fn changes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let snapshot = self.live.snapshot();
+        // a save of another thread may hold them for long
+        let (uncommitted, journal_bytes) =
+            py.detach(|| (self.live.is_pending(), self.live.journal_bytes().0));
+        let entry = PyDict::new(py);
+        entry.set_item("added", snapshot.added().map_or(0, CoreIndex::len))?;
+        entry.set_item("removed", snapshot.n_removed())?;
+        entry.set_item("uncommitted", uncommitted)?;
+        entry.set_item("journal_bytes", journal_bytes)?;
+        Ok(entry)
+    }
+
+    /// Whether the file was mapped when it was opened.
+    #[getter]
+    fn opened_mapped(&self) -> bool {
+        self.mapped
+    }
+
     fn __len__(&self) -> usize {
-        self.core.len()
+        self.live.snapshot().len()
     }
 
     /// Number of latents.
     #[getter]
     fn dim(&self) -> usize {
-        self.core.dim()
+        self.base().dim()
     }
 
     /// Width of the dictionary, or None.
     #[getter]
     fn embedding_dim(&self) -> Option<usize> {
-        self.core.atoms().map(|atoms| atoms.d())
+        self.base().atoms().map(|atoms| atoms.d())
     }
 
     /// Name of the metric.
     #[getter]
     fn metric(&self) -> &'static str {
-        self.core.metric().name()
+        self.base().metric().name()
     }
 
     /// Bits of a value.
     #[getter]
     fn value_bits(&self) -> f64 {
-        self.core.value_bits()
+        self.base().value_bits()
     }
 
     /// Bits of magnitude of each rank, or None.
     #[getter]
     fn magnitude_bits(&self) -> Option<Vec<u32>> {
-        let bits = self.core.magnitude_bits()?;
+        let base = self.base();
+        let bits = base.magnitude_bits()?;
         Some(bits.iter().map(|&bits| u32::from(bits)).collect())
     }
 
     /// Whether cosine takes the norm of every item for 1.
     #[getter]
     fn unit_items(&self) -> bool {
-        self.core.item_norm() == ItemNorm::Original
+        self.base().item_norm() == ItemNorm::Original
     }
 
     /// Mean cosines: of items and codes, and of codes before and after quantisation.
     #[getter]
     fn cosines(&self) -> (Option<f64>, Option<f64>) {
-        let cosines = self.core.cosines();
+        let cosines = self.base().cosines();
         (cosines.reconstruction, cosines.quantisation)
     }
 
     /// Nonzeros of every row, or None.
     #[getter]
     fn width(&self) -> Option<u64> {
-        self.core.width()
+        self.base().width()
     }
 
     /// Names of the modes.
     #[getter]
     fn modes(&self) -> Vec<&'static str> {
-        self.core.modes().iter().map(|mode| mode.name()).collect()
+        let snapshot = self.live.snapshot();
+        snapshot
+            .base()
+            .modes()
+            .iter()
+            .map(|mode| mode.name())
+            .collect()
     }
 
     /// The program that built it.
     #[getter]
-    fn writer(&self) -> &str {
-        self.core.writer()
+    fn writer(&self) -> String {
+        self.base().writer().to_owned()
     }
 
     /// True where rows are read from a mapped file.
     #[getter]
     fn is_mapped(&self) -> bool {
-        self.core.is_mapped()
+        self.base().is_mapped()
     }
 
     /// Bytes of rows and scales an item.
     #[getter]
     fn bytes_per_item(&self) -> f64 {
-        self.core.bytes_per_item()
+        self.base().bytes_per_item()
     }
 
     /// Items of a block of postings, or None where there are none.
     #[getter]
     fn postings_block_items(&self) -> Option<usize> {
-        self.core.postings().map(|postings| postings.block_items())
+        let base = self.base();
+        base.postings().map(|postings| postings.block_items())
     }
 
     /// The ids, or None; a copy.
     #[getter]
-    fn ids<'py>(&self, py: Python<'py>) -> Option<Bound<'py, numpy::PyArray1<i64>>> {
-        self.core.ids().map(|ids| ids.to_vec().into_pyarray(py))
+    fn ids<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let ids = self.live.snapshot().ids();
+        match ids {
+            Some(ids) => ids::to_python(py, ids.view()),
+            None => Ok(None),
+        }
     }
 
     /// The user's JSON, or None.
     #[getter]
     fn metadata(&self) -> Option<String> {
-        self.core
+        self.base()
             .metadata()
             .map(|json| String::from_utf8_lossy(json).into_owned())
     }
@@ -449,7 +585,7 @@ impl Index {
     /// The atoms, or None; a copy.
     #[getter]
     fn dictionary<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyArray2<f32>>>> {
-        self.core
+        self.base()
             .atoms()
             .map(|atoms| {
                 let flat = atoms.rows().to_vec().into_pyarray(py);
@@ -461,13 +597,15 @@ impl Index {
     /// What is added to every decoded item, or None; a copy.
     #[getter]
     fn mean<'py>(&self, py: Python<'py>) -> Option<Bound<'py, numpy::PyArray1<f32>>> {
-        self.core.mean().map(|mean| mean.to_vec().into_pyarray(py))
+        self.base()
+            .mean()
+            .map(|mean| mean.to_vec().into_pyarray(py))
     }
 
     /// Name, dtype, shape, bytes and growth of every section.
     #[pyo3(signature = ())]
     fn sections<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
-        self.core
+        self.base()
             .sections()
             .into_iter()
             .map(|section| {
@@ -483,12 +621,39 @@ impl Index {
     }
 }
 
+/// The base of a snapshot that is kept for as long as it is looked at.
+struct Base(Arc<Snapshot>);
+
+impl std::ops::Deref for Base {
+    type Target = CoreIndex;
+
+    fn deref(&self) -> &CoreIndex {
+        self.0.base()
+    }
+}
+
+/// A dictionary of Python, borrowed.
+pub fn dictionary_data<'a>(
+    rows: &'a Option<PyReadonlyArray2<'_, f32>>,
+    mean: &'a Option<PyReadonlyArray1<'_, f32>>,
+) -> PyResult<Option<DictionaryData<'a>>> {
+    rows.as_ref()
+        .map(|rows| {
+            Ok(DictionaryData {
+                rows: rows.as_slice()?,
+                d: rows.as_array().ncols(),
+                mean: mean.as_ref().map(|mean| mean.as_slice()).transpose()?,
+            })
+        })
+        .transpose()
+}
+
 /// What a search is asked for, whatever its queries are.
 struct Asked<'a> {
     k: usize,
     mode: &'a str,
     k_row: Option<usize>,
-    filter: Option<Arc<CoreBitmap>>,
+    filter: Option<Filter>,
     exclude: Option<Excluded>,
     approximate: Option<Approximate>,
     /// Whether items are returned by their ids, and not by their positions.
@@ -500,7 +665,7 @@ impl<'a> Asked<'a> {
         k: usize,
         mode: &'a str,
         k_row: Option<usize>,
-        filter: Option<PyRef<'_, Bitmap>>,
+        filter: Option<Bound<'_, PyAny>>,
         exclude: Option<ExcludedIds<'_>>,
         approximate: Option<(usize, usize)>,
     ) -> PyResult<Self> {
@@ -508,7 +673,7 @@ impl<'a> Asked<'a> {
             k,
             mode,
             k_row,
-            filter: filter.map(|filter| filter.core.clone()),
+            filter: filter.as_ref().map(Filter::copied).transpose()?,
             exclude: exclude.as_ref().map(Excluded::copied).transpose()?,
             approximate: approximate.map(|(clusters, rerank)| Approximate { clusters, rerank }),
             by_id: true,
@@ -521,6 +686,35 @@ impl<'a> Asked<'a> {
 }
 
 impl Index {
+    /// What it was opened from or built of.
+    fn base(&self) -> Base {
+        Base(self.live.snapshot())
+    }
+
+    /// The index, which must have no changes: sections that follow from all rows are made of it.
+    fn unchanged(&self) -> PyResult<Arc<Snapshot>> {
+        let snapshot = self.live.snapshot();
+        if snapshot.is_base() {
+            return Ok(snapshot);
+        }
+        Err(PyValueError::new_err(
+            "this index has changes; save it, and do this with the opened file",
+        ))
+    }
+
+    /// The same index with other sections.
+    fn remade(&self, core: CoreIndex) -> Self {
+        Self {
+            live: LiveIndex::new(core),
+            mapped: self.mapped,
+        }
+    }
+
+    /// The codebooks, where values are coded by rank.
+    pub fn layout(&self) -> Option<RankedLayout> {
+        self.base().layout().cloned()
+    }
+
     fn search<'py>(
         &self,
         py: Python<'py>,
@@ -532,31 +726,52 @@ impl Index {
         let mode = Mode::from_name(asked.mode).map_err(to_python)?;
         // read while attached: os.environ is written under the interpreter's lock
         let kernels = Kernels::from_environment().map_err(to_python)?;
+        // one moment of the index: for the search, what it may return, and what that is called
+        let snapshot = self.live.snapshot();
+        let by_id = asked.by_id;
         let is_short = asked.approximate.is_some() && queries.len() == 1;
         let work = |control: &Control| {
+            let allowed = asked
+                .filter
+                .map(|filter| filter.in_snapshot(&snapshot))
+                .transpose()?;
             let exclusions = asked
                 .exclude
-                .map(|excluded| excluded.in_index(&self.core))
+                .map(|excluded| excluded.in_snapshot(&snapshot))
                 .transpose()?;
             let request = Request {
                 mode,
                 k: asked.k,
                 k_row: asked.k_row,
                 selection: Selection {
-                    allowed: asked.filter.as_deref(),
+                    allowed: allowed.as_deref(),
                     exclusions: exclusions.as_ref(),
                 },
                 approximate: asked.approximate,
                 kernels,
             };
-            let hits = self.core.search(queries, &request, control)?;
-            flatten(&hits, self.core.ids().filter(|_| asked.by_id))
+            let hits = snapshot.search(queries, &request, control)?;
+            flatten(&hits)
         };
-        let (scores, ids, found) = if is_short {
+        let found = if is_short {
             gate_short(py, work)?
         } else {
             gate(py, threads, progress, work)?
         };
-        results(py, queries.len(), scores, ids, found)
+        results(py, queries.len(), &snapshot, by_id, found)
     }
+}
+
+/// Joins files into one and returns the number of items.
+#[pyfunction]
+#[pyo3(signature = (paths, out, *, progress))]
+pub fn merge(
+    py: Python<'_>,
+    paths: Vec<PathBuf>,
+    out: PathBuf,
+    progress: Option<Py<PyAny>>,
+) -> PyResult<u64> {
+    gate(py, Some(1), progress, |control| {
+        core_merge(&paths, &out, control)
+    })
 }

@@ -8,11 +8,13 @@
 mod codes;
 mod error;
 mod gate;
+mod ids;
 mod index;
 mod pursuit;
 mod rescoring;
 mod results;
 mod selection;
+mod writer;
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -50,6 +52,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(build_info, module)?)?;
     module.add_function(wrap_pyfunction!(codes::canonical_codes, module)?)?;
     module.add_class::<index::Index>()?;
+    module.add_function(wrap_pyfunction!(index::merge, module)?)?;
+    module.add_class::<writer::IndexWriter>()?;
     module.add_class::<selection::Bitmap>()?;
     module.add_function(wrap_pyfunction!(pursuit::extrapolated_atoms, module)?)?;
     module.add_class::<pursuit::DictionaryRound>()?;

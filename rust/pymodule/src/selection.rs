@@ -4,16 +4,19 @@ use std::sync::Arc;
 
 use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1};
 use pyo3::prelude::*;
-use sparse_retrieval::index::Index as CoreIndex;
+use sparse_retrieval::index::{OwnedIds, Snapshot};
 use sparse_retrieval::search::{Bitmap as CoreBitmap, Exclusions};
-use sparse_retrieval::Result;
+use sparse_retrieval::{Error, Result};
 
 use crate::error::to_python;
+use crate::ids;
 
 /// A set of positions, one bit each.
 #[pyclass(module = "sparse_retrieval._native", frozen)]
 pub struct Bitmap {
     pub(crate) core: Arc<CoreBitmap>,
+    /// The moment of the index that it was made for, where it was made from ids.
+    pub(crate) moment: Option<u64>,
 }
 
 #[pymethods]
@@ -24,6 +27,7 @@ impl Bitmap {
         let core = CoreBitmap::from_packed(n, packed.as_slice()?).map_err(to_python)?;
         Ok(Self {
             core: Arc::new(core),
+            moment: None,
         })
     }
 
@@ -44,28 +48,58 @@ impl Bitmap {
     }
 }
 
+/// A filter of Python, copied before the interpreter is let go.
+pub enum Filter {
+    /// Bits, and the moment of the index that they are for, where that is known.
+    Bits(Arc<CoreBitmap>, Option<u64>),
+    /// Ids.
+    Ids(OwnedIds),
+}
+
+impl Filter {
+    /// Copies ids, shares bits.
+    pub fn copied(filter: &Bound<'_, PyAny>) -> PyResult<Self> {
+        if let Ok(bits) = filter.cast::<Bitmap>() {
+            let bits = bits.get();
+            return Ok(Self::Bits(Arc::clone(&bits.core), bits.moment));
+        }
+        Ok(Self::Ids(ids::owned(filter)?))
+    }
+
+    /// The items that it allows at one moment of an index.
+    pub fn in_snapshot(self, snapshot: &Snapshot) -> Result<Arc<CoreBitmap>> {
+        match self {
+            Self::Bits(_, Some(moment)) if moment != snapshot.moment() => Err(Error::argument(
+                "the index has changed since this bitmap was made from ids; make it again",
+            )),
+            Self::Bits(bits, _) => Ok(bits),
+            Self::Ids(ids) => Ok(Arc::new(snapshot.bitmap(&ids, "filter")?)),
+        }
+    }
+}
+
 /// Ids that each query excludes: where each query's list starts, and all lists.
-pub type ExcludedIds<'py> = (PyReadonlyArray1<'py, u64>, PyReadonlyArray1<'py, i64>);
+pub type ExcludedIds<'py> = (PyReadonlyArray1<'py, u64>, Bound<'py, PyAny>);
 
 /// The same, copied before the interpreter is let go.
 pub struct Excluded {
     starts: Vec<usize>,
-    ids: Vec<i64>,
+    ids: OwnedIds,
 }
 
 impl Excluded {
     /// Copies the arrays.
     pub fn copied(excluded: &ExcludedIds<'_>) -> PyResult<Self> {
-        let (starts, ids) = excluded;
+        let (starts, excluded) = excluded;
         Ok(Self {
             starts: starts.as_slice()?.iter().map(|&at| at as usize).collect(),
-            ids: ids.as_slice()?.to_vec(),
+            ids: ids::owned(excluded)?,
         })
     }
 
-    /// Their positions in an index.
-    pub fn in_index(self, index: &CoreIndex) -> Result<Exclusions> {
-        let positions = index.positions(&self.ids, "exclude")?;
+    /// Their positions at one moment of an index.
+    pub fn in_snapshot(self, snapshot: &Snapshot) -> Result<Exclusions> {
+        let positions = snapshot.positions_of(&self.ids, "exclude")?;
         Exclusions::new(self.starts, positions)
     }
 }

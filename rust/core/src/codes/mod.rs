@@ -11,7 +11,9 @@ pub mod ranked;
 mod rows;
 
 pub use pack::{pack, PackedRows};
-pub use quantise::{pack_ranked, MagnitudeBits, RankedRows};
+pub use quantise::{
+    learn_layout, pack_ranked, pack_with_layout, MagnitudeBits, RankedRows, RowLengths,
+};
 pub use ranked::RankedLayout;
 pub(crate) use rows::{latent_of, value_of};
 pub use rows::{RowCoding, RowFormat, RowSpan, RowsView, ValueKind};
@@ -211,10 +213,22 @@ impl<'a> CodesView<'a> {
 
     /// Number of nonzeros in all rows.
     pub fn nnz(&self) -> usize {
-        self.latents.len()
+        (self.indptr[self.len()] - self.indptr[0]) as usize
     }
 
-    /// Where row `row` stands in the arrays of latents and values.
+    /// The rows `range` of these.
+    ///
+    /// # Panics
+    /// Where `range` leaves the rows.
+    pub fn rows(&self, range: Range<usize>) -> Self {
+        Self {
+            indptr: &self.indptr[range.start..=range.end],
+            ..*self
+        }
+    }
+
+    /// Where row `row` stands in the arrays of latents and values, which rows cut out by
+    /// [`CodesView::rows`] share with the others.
     pub fn span(&self, row: usize) -> Range<usize> {
         self.indptr[row] as usize..self.indptr[row + 1] as usize
     }
@@ -273,6 +287,18 @@ mod tests {
         assert_eq!(view.row(1), (&[][..], &[][..]));
         assert_eq!(view.row(2), (&[0u32][..], &[4.0f32][..]));
         assert_eq!((view.len(), view.nnz(), view.dim()), (3, 3, 8));
+    }
+
+    #[test]
+    fn rows_that_are_cut_out_are_those_of_the_whole() {
+        let codes =
+            Codes::from_csr(&[0, 1, 3, 3, 4], &[1i64, 0, 2, 3], &[1.0, 2.0, 3.0, 4.0], 4).unwrap();
+        let cut = codes.view().rows(1..4).rows(0..3);
+        assert_eq!((cut.len(), cut.nnz()), (3, 3));
+        for row in 0..3 {
+            assert_eq!(cut.row(row), codes.view().row(row + 1));
+        }
+        assert_eq!((cut.rows(3..3).len(), cut.rows(3..3).nnz()), (0, 0));
     }
 
     #[test]

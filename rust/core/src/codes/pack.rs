@@ -119,10 +119,12 @@ pub fn pack(codes: CodesView<'_>, value: ValueKind, control: &Control) -> Result
         offsets: if fixed {
             Vec::new()
         } else {
-            (0..n)
-                .map(|row| codes.span(row).start as u64)
-                .chain([codes.nnz() as u64])
-                .collect()
+            let mut end = 0;
+            let ends = (0..n).map(|row| {
+                end += codes.span(row).len() as u64;
+                end
+            });
+            [0].into_iter().chain(ends).collect()
         },
         data,
         steps,
@@ -170,10 +172,12 @@ impl RowPacker {
                 ValueKind::Ranked => unreachable!("rank-coded rows are packed by pack_ranked"),
                 ValueKind::Float32 => value_slot.copy_from_slice(&value.to_le_bytes()),
                 ValueKind::Int16 => {
-                    value_slot.copy_from_slice(&(level(value, step) as i16).to_le_bytes());
+                    let level = level(value, step).clamp(-32767.0, 32767.0);
+                    value_slot.copy_from_slice(&(level as i16).to_le_bytes());
                 }
                 ValueKind::Int8 => {
-                    value_slot.copy_from_slice(&(level(value, step) as i8).to_le_bytes());
+                    let level = level(value, step).clamp(-127.0, 127.0);
+                    value_slot.copy_from_slice(&(level as i8).to_le_bytes());
                 }
             }
         }
@@ -183,7 +187,8 @@ impl RowPacker {
 
 /// The level of a value. |value| <= max_level * step * (1 + 2^-23), so the quotient rounds to
 /// a level; only where the step is subnormal, and so itself rounded coarsely, can it lie beyond
-/// the last level, and the caller's cast then saturates.
+/// the last level, and the caller clamps it. (A cast alone would saturate at -32768 and -128,
+/// which are no levels.)
 fn level(value: f32, step: f32) -> f64 {
     if step == 0.0 {
         return 0.0; // the whole row is below float32's smallest step: it is stored as zeros
@@ -245,6 +250,18 @@ mod tests {
         let rows = packed(&[vec![(3, tiny)]], 10, ValueKind::Int8);
         assert_eq!(rows.steps, vec![0.0]);
         assert_eq!(rows.view().unwrap().pairs(0), vec![(3, 0.0)]);
+    }
+
+    #[test]
+    fn a_level_beyond_a_coarsely_rounded_step_is_the_last_level() {
+        for (kind, last) in [(ValueKind::Int16, 32767.0), (ValueKind::Int8, 127.0)] {
+            // the smallest normal number: a 32767th of it is rounded by more than 2^-16
+            for value in [f32::MIN_POSITIVE, -f32::MIN_POSITIVE, -f32::from_bits(200)] {
+                let rows = packed(&[vec![(3, value)]], 10, kind);
+                let level = rows.view().unwrap().pairs(0)[0].1;
+                assert!(level.abs() <= last && level.signum() == f64::from(value.signum()));
+            }
+        }
     }
 
     proptest! {

@@ -22,7 +22,7 @@ use crate::control::Control;
 use crate::{Error, Result};
 
 /// Rows that codebooks are learnt from: more change the third digit of a level.
-const SAMPLE_ROWS: usize = 1 << 16;
+pub const SAMPLE_ROWS: usize = 1 << 16;
 /// Rounds of Lloyd's algorithm; levels move by less than 1e-3 after some 20.
 const LLOYD_ROUNDS: usize = 30;
 /// Passes over the ranks of a row: a third changed recall by less than 0.0002.
@@ -48,18 +48,50 @@ pub struct RankedRows {
     pub data: Vec<u8>,
     /// What a row's levels are multiplied by; 0 for an empty row.
     pub scales: Vec<f32>,
-    /// Mean cosine of decoded rows before and after quantisation, over rows that are not zero.
-    pub cosine: f64,
+    /// Cosine of each decoded row before and after quantisation; 0 for an empty row.
+    pub cosines: Vec<f64>,
+}
+
+impl RankedRows {
+    /// The mean of the cosines, over rows that are not zero.
+    pub fn mean_cosine(&self) -> f64 {
+        let nonempty = self.scales.iter().filter(|&&scale| scale != 0.0).count();
+        // folded from 0: the sum of no number would be -0, which JSON tells from 0
+        self.cosines.iter().fold(0.0, |sum, cosine| sum + cosine) / nonempty.max(1) as f64
+    }
+}
+
+/// How many nonzeros rows have: what a coding by rank must be made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RowLengths {
+    /// Of the longest row, at least 1: every row is stored as wide.
+    pub longest: usize,
+    /// Of the shortest row that is not empty: from this rank on one level must be 0. (An empty
+    /// row has scale 0 and needs none.)
+    pub shortest: usize,
+}
+
+impl RowLengths {
+    /// Those of these codes.
+    pub fn of(codes: CodesView<'_>) -> Self {
+        let lengths = (0..codes.len()).map(|row| codes.span(row).len());
+        let longest = lengths.clone().fold(1, usize::max);
+        Self {
+            longest,
+            shortest: lengths
+                .filter(|&length| length > 0)
+                .fold(longest, usize::min),
+        }
+    }
 }
 
 /// Atoms for the Gram matrices: their rows, and the width of one.
 pub type AtomRows<'a> = (&'a [f32], usize);
 
-/// Packs codes as rank-coded rows, each as wide as the longest.
+/// Packs codes as rank-coded rows, each as wide as the longest, with codebooks of their own.
 ///
 /// # Errors
-/// [`Error::Argument`] for more than 65,536 latents or bits out of range;
-/// [`Error::OutOfMemory`], [`Error::Interrupted`].
+/// As [`learn_layout`] and [`pack_with_layout`].
 ///
 /// # Panics
 /// Where `atoms` are given and a latent has none.
@@ -69,10 +101,27 @@ pub fn pack_ranked(
     atoms: Option<AtomRows<'_>>,
     control: &Control,
 ) -> Result<RankedRows> {
+    let layout = learn_layout(codes, bits, RowLengths::of(codes), control)?;
+    pack_with_layout(codes, layout, atoms, control)
+}
+
+/// Learns the codebooks of rows whose lengths are as `lengths` says.
+///
+/// # Errors
+/// [`Error::Argument`] for more than 65,536 latents or bits out of range;
+/// [`Error::Interrupted`].
+///
+/// # Panics
+/// Where a row is longer than the longest.
+pub fn learn_layout(
+    codes: CodesView<'_>,
+    bits: &MagnitudeBits,
+    lengths: RowLengths,
+    control: &Control,
+) -> Result<RankedLayout> {
     let latent_bits = latent_bits_of(codes.dim())?;
-    let n = codes.len();
-    let width = (0..n).map(|row| codes.span(row).len()).fold(1, usize::max);
-    let samples = Samples::draw(codes, width);
+    let width = lengths.longest;
+    let samples = Samples::draw(codes, lengths);
     control.check()?;
     let magnitude_bits = match *bits {
         MagnitudeBits::Uniform(bits) if bits <= MAX_MAGNITUDE_BITS => vec![bits; width],
@@ -91,8 +140,25 @@ pub fn pack_ranked(
         .collect::<Vec<_>>()
         .concat();
     control.check()?;
-    let layout = RankedLayout::new(latent_bits, magnitude_bits, levels)?;
+    RankedLayout::new(latent_bits, magnitude_bits, levels)
+}
 
+/// Packs codes as rank-coded rows of a given layout.
+///
+/// # Errors
+/// [`Error::Argument`] for a row that has more nonzeros than ranks, or fewer where the next
+/// rank has no level of 0; [`Error::OutOfMemory`], [`Error::Interrupted`].
+///
+/// # Panics
+/// Where `atoms` are given and a latent has none.
+pub fn pack_with_layout(
+    codes: CodesView<'_>,
+    layout: RankedLayout,
+    atoms: Option<AtomRows<'_>>,
+    control: &Control,
+) -> Result<RankedRows> {
+    let n = codes.len();
+    check_lengths(codes, &layout)?;
     let bytes = n
         .checked_mul(layout.row_bytes())
         .ok_or_else(|| out_of_memory(usize::MAX))?;
@@ -114,13 +180,39 @@ pub fn pack_ranked(
             control.advance(scales.len() as u64);
             Ok::<(), Error>(())
         })?;
-    let nonempty = scales.iter().filter(|&&scale| scale != 0.0).count();
     Ok(RankedRows {
         layout,
         data,
         scales,
-        cosine: cosines.iter().sum::<f64>() / nonempty.max(1) as f64,
+        cosines,
     })
+}
+
+/// Refuses rows that the layout cannot hold.
+fn check_lengths(codes: CodesView<'_>, layout: &RankedLayout) -> Result<()> {
+    let width = layout.width();
+    // rows may end at a rank only if all ranks from there on can say 0
+    let shortest = (0..width)
+        .rev()
+        .find(|&rank| layout.levels()[layout.levels_of(rank).start] != 0.0)
+        .map_or(0, |rank| rank + 1);
+    for row in 0..codes.len() {
+        let length = codes.span(row).len();
+        if length > width {
+            return Err(Error::argument(format!(
+                "row {row} has {length} nonzeros, the codebooks are for {width}; cut codes with \
+                 .top({width}), or learn the codebooks for more"
+            )));
+        }
+        if length > 0 && length < shortest {
+            return Err(Error::argument(format!(
+                "row {row} has {length} nonzeros, but the codebooks were learnt from rows of at \
+                 least {shortest}, so that later ranks have no level of 0; learn them from rows \
+                 as short, or for as short ones"
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn out_of_memory(bytes: usize) -> Error {
@@ -138,9 +230,9 @@ struct Samples {
 }
 
 impl Samples {
-    fn draw(codes: CodesView<'_>, width: usize) -> Self {
+    fn draw(codes: CodesView<'_>, lengths: RowLengths) -> Self {
         let stride = codes.len().div_ceil(SAMPLE_ROWS).max(1);
-        let mut by_rank = vec![Vec::new(); width];
+        let mut by_rank = vec![Vec::new(); lengths.longest];
         let mut ranked = Vec::new();
         for row in (0..codes.len()).step_by(stride) {
             let (_, values) = codes.row(row);
@@ -159,17 +251,22 @@ impl Samples {
         by_rank
             .par_iter_mut()
             .for_each(|sample| sample.sort_unstable_by(f32::total_cmp));
-        let lengths = (0..codes.len()).map(|row| codes.span(row).len());
         Self {
             by_rank,
-            // an empty row is all padding, but has scale 0 and needs no level of 0
-            shortest: lengths.filter(|&length| length > 0).fold(width, usize::min),
+            shortest: lengths.shortest,
         }
     }
 
     /// Levels of a rank, ascending, and the sum of squared errors that they leave.
+    ///
+    /// A rank that no row of the sample reaches, but a row outside it may, has the levels of the
+    /// last one that is reached.
     fn codebook(&self, rank: usize, bits: u8) -> (Vec<f32>, f64) {
-        let sample = &self.by_rank[rank];
+        let reached = self.by_rank[..=rank].iter().rev();
+        let sample = reached
+            .into_iter()
+            .find(|sample| !sample.is_empty())
+            .unwrap_or(&self.by_rank[rank]);
         let n_levels = 1usize << bits;
         let padded = rank >= self.shortest;
         let free = n_levels - usize::from(padded);

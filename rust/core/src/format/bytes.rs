@@ -122,6 +122,32 @@ impl Bytes {
         bytemuck::cast_slice(self.as_slice())
     }
 
+    /// Tells the system that mapped bytes will not be read again soon, so that work which passes
+    /// over a large file once does not fill memory with it. They may be read again all the same.
+    pub fn release(&self, range: Range<usize>) {
+        #[cfg(unix)]
+        if let Storage::Mapped(map) = &*self.storage {
+            // whole pages inside the range; memmap2 rounds the start down by itself, which would
+            // only cost reading a page again
+            let (start, end) = (self.range.start + range.start, self.range.start + range.end);
+            if range.start < range.end && end <= map.len() {
+                // SAFETY: the map is a read-only map of a file (Storage::Mapped is made by
+                // Bytes::mapped alone, from `Mmap`). MADV_DONTNEED drops its clean pages, and the
+                // next access reads the same bytes from the file again, so that no reference
+                // into the map changes its meaning.
+                let _ = unsafe {
+                    map.unchecked_advise_range(
+                        memmap2::UncheckedAdvice::DontNeed,
+                        start,
+                        end - start,
+                    )
+                };
+            }
+        }
+        #[cfg(not(unix))]
+        let _ = range;
+    }
+
     /// True where the bytes are a file's pages and not memory of their own.
     pub fn is_mapped(&self) -> bool {
         matches!(*self.storage, Storage::Mapped(_))

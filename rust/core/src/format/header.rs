@@ -192,6 +192,9 @@ pub struct Header {
     pub cosines: Cosines,
     /// The modes that the file serves, each with the section of its scales, or null for 1.
     pub modes: BTreeMap<String, Option<String>>,
+    /// True where the ids ascend, so that they need no `id_order` to be found by.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ids_ascend: bool,
     /// How postings are laid out, where there are some.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub postings: Option<PostingsHeader>,
@@ -373,6 +376,8 @@ impl Header {
                 section::DICTIONARY => (&[Dtype::F32, Dtype::F16], &[Some(rows.dim), None]),
                 section::MEAN => (&[Dtype::F32], &[self.embedding_dim()]),
                 section::IDS => (&[Dtype::I64], &[Some(rows.count)]),
+                section::ID_OFFSETS => (&[Dtype::U32, Dtype::U64], &[rows.count.checked_add(1)]),
+                section::ID_ORDER => (&[Dtype::U32, Dtype::U64], &[Some(rows.count)]),
                 section::CLUSTER_CENTROIDS => {
                     (&[Dtype::U8], &[self.clusters(), self.embedding_dim()])
                 }
@@ -391,7 +396,7 @@ impl Header {
                 section::POSTINGS_STARTS => (&[Dtype::U32], &[self.n_starts()]),
                 section::POSTINGS_NORMS => (&[Dtype::F32], &[self.n_blocks()]),
                 section::POSTINGS => (&[Dtype::U16], &[None, Some(POSITIONS as u64 + 1)]),
-                _ => (&[Dtype::U8], &[None]), // metadata and tuned
+                _ => (&[Dtype::U8], &[None]), // id_bytes, metadata and tuned
             };
             check_shape(section, dtypes, shape)?;
             let is_scaled =
@@ -408,8 +413,34 @@ impl Header {
                 });
             }
         }
+        self.check_ids()?;
         self.check_clusters()?;
         self.check_rows()
+    }
+
+    /// Strings come in two sections, and items have one kind of ids.
+    fn check_ids(&self) -> Result<(), FormatProblem> {
+        let has = |name: &str| self.section(name).is_some();
+        let pair = [section::ID_OFFSETS, section::ID_BYTES];
+        if let (Some(_), Some(missing)) = (
+            pair.iter().find(|name| has(name)),
+            pair.iter().find(|name| !has(name)),
+        ) {
+            return Err(FormatProblem::MissingSection {
+                section: (*missing).into(),
+            });
+        }
+        if has(section::IDS) && has(section::ID_OFFSETS) {
+            return Err(FormatProblem::DuplicateSection {
+                section: section::ID_OFFSETS.into(),
+            });
+        }
+        if has(section::ID_ORDER) && !has(section::IDS) && !has(section::ID_OFFSETS) {
+            return Err(FormatProblem::MissingSection {
+                section: section::IDS.into(),
+            });
+        }
+        Ok(())
     }
 
     /// Clusters of approximate search.

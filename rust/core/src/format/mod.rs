@@ -5,17 +5,22 @@
 //! Knows sections and what they must look like, nothing of queries or scores.
 
 mod bytes;
+pub mod disk;
 mod header;
+pub mod journal;
+pub mod lock;
 mod reader;
 mod writer;
 
 pub use bytes::Bytes;
+pub use disk::{Disk, DiskFile, SystemDisk};
 pub use header::{
     scales_of, Cosines, Dtype, Header, ItemNorm, PostingsHeader, RowsHeader, SectionHeader,
     ValueName,
 };
+pub use lock::WriteLock;
 pub use reader::{parse, read_file, FilePart};
-pub use writer::{write_file, SectionData};
+pub use writer::{replacing, write_file, write_streamed, SectionData, Stream, StreamedSection};
 
 /// The first bytes of every file. The first is not ASCII, and the line ends catch transfers
 /// that translate them.
@@ -51,8 +56,14 @@ pub mod section {
     pub const DICTIONARY: &str = "dictionary";
     /// What is added to every decoded item.
     pub const MEAN: &str = "mean";
-    /// What the user calls each row.
+    /// What the user calls each row, where that is a number.
     pub const IDS: &str = "ids";
+    /// Where each id starts in `id_bytes`, where ids are strings.
+    pub const ID_OFFSETS: &str = "id_offsets";
+    /// The ids, where they are strings.
+    pub const ID_BYTES: &str = "id_bytes";
+    /// Rows by ascending id.
+    pub const ID_ORDER: &str = "id_order";
     /// The latents that have postings.
     pub const POSTINGS_LATENTS: &str = "postings_latents";
     /// Where their lists start.
@@ -90,7 +101,7 @@ pub mod section {
     ];
 
     /// All that this release knows.
-    pub const ALL: [&str; 21] = [
+    pub const ALL: [&str; 24] = [
         ROWS,
         ROW_OFFSETS,
         LEVELS,
@@ -100,6 +111,9 @@ pub mod section {
         DICTIONARY,
         MEAN,
         IDS,
+        ID_OFFSETS,
+        ID_BYTES,
+        ID_ORDER,
         POSTINGS_LATENTS,
         POSTINGS_STARTS,
         POSTINGS_NORMS,
@@ -116,7 +130,8 @@ pub mod section {
 
     /// Those that a reader may skip: without them exact search finds the same, more slowly, or less
     /// is known.
-    pub const OPTIONAL: [&str; 12] = [
+    pub const OPTIONAL: [&str; 13] = [
+        ID_ORDER,
         POSTINGS_LATENTS,
         POSTINGS_STARTS,
         POSTINGS_NORMS,

@@ -43,6 +43,12 @@ impl FilePart {
         self.path.as_deref()
     }
 
+    /// The checksum of the header, which holds those of all sections: it names the content.
+    pub fn identity(&self) -> u64 {
+        let bytes = &self.bytes.as_slice()[24..32]; // `parse` has seen the whole prefix
+        u64::from_le_bytes(bytes.try_into().expect("eight bytes"))
+    }
+
     /// Bytes of the whole file.
     pub fn file_bytes(&self) -> u64 {
         self.bytes.as_slice().len() as u64

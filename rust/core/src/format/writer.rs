@@ -1,18 +1,23 @@
 //! Writing a file: beside its target, synced, then renamed, so that a reader and a crash see
 //! the old file or the new one, never a part.
 //!
-//! What is claimed: after `write_file` returns, the new file survives the death of the process
+//! What is claimed: after [`write_file`] returns, the new file survives the death of the process
 //! and, as far as the disk honours fsync, a loss of power (data are synced before the rename,
-//! the folder after it).
+//! the folder after it). A process that is killed may leave a temporary file beside the target,
+//! which the next writer of that target removes.
+//!
+//! Sections are written one after the other in a single pass that hashes them on the way; the
+//! header, whose length does not depend on the hashes, is written last.
 
-use std::fs::File;
-use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::io::{self, SeekFrom, Write};
+use std::path::Path;
 
-use tempfile::NamedTempFile;
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::{xxh3_64, Xxh3};
 
+use super::disk::{folder_of, temporary_prefix, Disk, DiskFile, SystemDisk, TEMPORARY_SUFFIX};
 use super::header::{Dtype, Header, SectionHeader};
+use super::journal::{journal_path, remove_journal};
+use super::lock::WriteLock;
 use super::{ALIGNMENT, MAGIC, MAX_HEADER_BYTES, PREFIX_BYTES, VERSION};
 use crate::control::Control;
 use crate::{Error, Result};
@@ -37,143 +42,230 @@ pub struct SectionData<'a> {
     pub bytes: &'a [u8],
 }
 
-/// Writes a file of these sections. `header.sections` is filled in here.
+/// Gives the bytes of a section, in order and exactly as many as announced.
+pub type Stream<'a> = Box<dyn FnOnce(&mut dyn Write) -> Result<()> + 'a>;
+
+/// A section whose bytes need not be in memory: its entry of the header (offset and checksum
+/// are filled in when it is written), and what gives its bytes.
+pub struct StreamedSection<'a> {
+    /// What the header says of it.
+    pub entry: SectionHeader,
+    /// Its bytes.
+    pub stream: Stream<'a>,
+}
+
+/// Writes a file of these sections, under the lock of its path. `header.sections` is filled in
+/// here.
 ///
 /// The same header and sections give the same bytes.
 ///
 /// # Errors
-/// [`Error::Io`], after which no file is left behind and the target is as it was;
-/// [`Error::Interrupted`], likewise.
+/// [`Error::Locked`], [`Error::Io`], [`Error::Interrupted`]: the target is then as it was, or,
+/// where only the sync of the folder failed, the new file.
 pub fn write_file(
     path: &Path,
-    mut header: Header,
+    header: Header,
     sections: &[SectionData<'_>],
     control: &Control,
 ) -> Result<()> {
-    let (json, sections_start) = lay_out(&mut header, sections, control)?;
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    if path.is_dir() {
-        // rename would say "is a directory" only after all was written
-        return Err(Error::io(
-            "write",
-            path,
-            std::io::Error::from(std::io::ErrorKind::IsADirectory),
-        ));
-    }
-    let mut temporary = new_temporary(folder).map_err(|error| Error::io("write", path, error))?;
-    let mut out = BufWriter::with_capacity(1 << 20, temporary.as_file_mut());
-    let written = (|| -> Result<()> {
-        let io = |error| Error::io("write", path, error);
-        out.write_all(&MAGIC).map_err(io)?;
-        out.write_all(&VERSION.to_le_bytes()).map_err(io)?;
-        out.write_all(&0u32.to_le_bytes()).map_err(io)?;
-        out.write_all(&(json.len() as u64).to_le_bytes())
-            .map_err(io)?;
-        out.write_all(&xxh3_64(&json).to_le_bytes()).map_err(io)?;
-        out.write_all(&json).map_err(io)?;
-        let mut position = sections_start;
-        for (placed, section) in header.sections.iter().zip(sections) {
-            let gap = (placed.offset - position) as usize;
-            out.write_all(&[0; ALIGNMENT as usize][..gap]).map_err(io)?;
-            for chunk in section.bytes.chunks(CHUNK_BYTES) {
-                control.check()?;
-                out.write_all(chunk).map_err(io)?;
-            }
-            position = placed.offset + placed.length;
-        }
-        out.flush().map_err(io)
-    })();
-    drop(out);
-    written?;
-    temporary
-        .as_file()
-        .sync_all()
-        .map_err(|error| Error::io("sync", path, error))?;
-    control.check()?;
-    temporary
-        .persist(path)
-        .map_err(|error| Error::io("replace", path, error.error))?;
-    sync_folder(folder).map_err(|error| Error::io("sync the folder of", path, error))
+    refuse_folder(path)?;
+    let _lock = WriteLock::take(path)?;
+    let sections = sections
+        .iter()
+        .map(|section| StreamedSection {
+            entry: SectionHeader {
+                name: section.name.into(),
+                dtype: section.dtype.name().into(),
+                shape: section.shape.clone(),
+                offset: 0,
+                length: section.bytes.len() as u64,
+                checksum: String::new(),
+                required: section.required,
+                unit: section.unit,
+            },
+            stream: Box::new(|out: &mut dyn Write| {
+                for chunk in section.bytes.chunks(CHUNK_BYTES) {
+                    control.check()?;
+                    out.write_all(chunk)
+                        .map_err(|error| Error::io("write", path, error))?;
+                }
+                Ok(())
+            }),
+        })
+        .collect();
+    write_streamed(&SystemDisk, path, header, sections, control)
 }
 
-/// Places the sections, hashes them and returns the header as JSON, with where it ends.
-fn lay_out(
-    header: &mut Header,
-    sections: &[SectionData<'_>],
+/// Writes a file of sections that are streamed. The caller holds the lock of the path.
+///
+/// # Errors
+/// As [`write_file`], and what the streams fail with.
+pub fn write_streamed(
+    disk: &dyn Disk,
+    path: &Path,
+    mut header: Header,
+    sections: Vec<StreamedSection<'_>>,
     control: &Control,
-) -> Result<(Vec<u8>, u64)> {
-    header.sections.clear();
-    for section in sections {
+) -> Result<()> {
+    let (entries, streams): (Vec<_>, Vec<_>) = sections
+        .into_iter()
+        .map(|section| (section.entry, section.stream))
+        .unzip();
+    header.sections = entries;
+    let sections_start = lay_out(&mut header)?;
+    replacing(disk, path, |file| {
+        write_sections(file, path, &mut header, streams, sections_start, control)
+    })?;
+    // after the rename: a crash in between leaves a journal that belongs to the old file alone
+    remove_journal(disk, path)
+}
+
+/// Makes a file beside `path` with `write`, syncs it and gives it the name `path`.
+///
+/// # Errors
+/// As [`write_file`].
+pub fn replacing(
+    disk: &dyn Disk,
+    path: &Path,
+    write: impl FnOnce(&mut dyn DiskFile) -> Result<()>,
+) -> Result<()> {
+    // rename would say "is a directory" only after all was written
+    refuse_folder(path)?;
+    remove_leftovers(disk, path);
+    let (mut file, temporary) = disk
+        .temporary(path)
+        .map_err(|error| Error::io("write", path, error))?;
+    let replaced = write(&mut *file).and_then(|()| {
+        file.sync()
+            .map_err(|error| Error::io("sync", path, error))?;
+        disk.rename(&temporary, path)
+            .map_err(|error| Error::io("replace", path, error))
+    });
+    if replaced.is_err() {
+        let _ = disk.remove(&temporary); // else the next writer of this path does
+    }
+    replaced?;
+    disk.sync_folder(folder_of(path))
+        .map_err(|error| Error::io("sync the folder of", path, error))
+}
+
+fn refuse_folder(path: &Path) -> Result<()> {
+    if path.is_dir() {
+        let error = io::Error::from(io::ErrorKind::IsADirectory);
+        return Err(Error::io("write", path, error));
+    }
+    Ok(())
+}
+
+/// Removes temporary files that writers of `path` and of its journal left when they were killed.
+/// The lock of the path is held, so no living writer owns one.
+fn remove_leftovers(disk: &dyn Disk, path: &Path) {
+    let prefixes = [path.to_owned(), journal_path(path)].map(|path| temporary_prefix(&path));
+    let Ok(entries) = std::fs::read_dir(folder_of(path)) else {
+        return; // what follows says why
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let is_ours = prefixes.iter().any(|prefix| name.starts_with(prefix));
+        if is_ours && name.ends_with(TEMPORARY_SUFFIX) {
+            let _ = disk.remove(&entry.path()); // one that stays is harmless
+        }
+    }
+}
+
+fn write_sections(
+    file: &mut dyn DiskFile,
+    path: &Path,
+    header: &mut Header,
+    streams: Vec<Stream<'_>>,
+    sections_start: u64,
+    control: &Control,
+) -> Result<()> {
+    let io = |error| Error::io("write", path, error);
+    file.seek(SeekFrom::Start(sections_start)).map_err(io)?;
+    let mut out = io::BufWriter::with_capacity(1 << 20, &mut *file);
+    let mut position = sections_start;
+    for (entry, stream) in header.sections.iter_mut().zip(streams) {
         control.check()?;
-        header.sections.push(SectionHeader {
-            name: section.name.into(),
-            dtype: section.dtype.name().into(),
-            shape: section.shape.clone(),
-            offset: 0,
-            length: section.bytes.len() as u64,
-            checksum: checksum_text(xxh3_64(section.bytes)),
-            required: section.required,
-            unit: section.unit,
-        });
+        let gap = (entry.offset - position) as usize;
+        out.write_all(&[0; ALIGNMENT as usize][..gap]).map_err(io)?;
+        let mut hashed = Hashed {
+            out: &mut out,
+            hasher: Xxh3::new(),
+            written: 0,
+        };
+        stream(&mut hashed)?;
+        assert_eq!(hashed.written, entry.length, "section `{}`", entry.name);
+        entry.checksum = checksum_text(hashed.hasher.digest());
+        position = entry.offset + entry.length;
+    }
+    out.flush().map_err(io)?;
+    drop(out);
+    let json = serde_json::to_vec(header).expect("a header is plain data");
+    assert_eq!(PREFIX_BYTES + json.len() as u64, sections_start);
+    let mut start = Vec::with_capacity(sections_start as usize);
+    start.extend_from_slice(&MAGIC);
+    start.extend_from_slice(&VERSION.to_le_bytes());
+    start.extend_from_slice(&0u32.to_le_bytes());
+    start.extend_from_slice(&(json.len() as u64).to_le_bytes());
+    start.extend_from_slice(&xxh3_64(&json).to_le_bytes());
+    start.extend_from_slice(&json);
+    file.seek(SeekFrom::Start(0)).map_err(io)?;
+    file.write_all(&start).map_err(io)?;
+    file.flush().map_err(io)?;
+    control.check()
+}
+
+/// Hashes what the writer below has taken, and no more.
+struct Hashed<'a> {
+    out: &'a mut dyn Write,
+    hasher: Xxh3,
+    written: u64,
+}
+
+impl Write for Hashed<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let taken = self.out.write(bytes)?;
+        self.hasher.update(&bytes[..taken]);
+        self.written += taken as u64;
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+/// Places the sections and returns where the header ends.
+fn lay_out(header: &mut Header) -> Result<u64> {
+    for section in &mut header.sections {
+        section.checksum = checksum_text(0); // as long as any
     }
     // offsets are digits in the header whose length they depend on: place until nothing moves;
     // offsets only grow with the header, and the header only with their digits, so it ends
-    let mut json = Vec::new();
+    let mut length = 0;
     loop {
-        let length = json.len();
-        let mut end = PREFIX_BYTES + length as u64;
+        let mut end = PREFIX_BYTES + length;
         for section in &mut header.sections {
             section.offset = end.next_multiple_of(ALIGNMENT);
             end = section.offset + section.length;
         }
-        json = serde_json::to_vec(&header).expect("a header is plain data");
-        if json.len() == length {
+        let json = serde_json::to_vec(&header).expect("a header is plain data");
+        if json.len() as u64 == length {
             break;
         }
+        length = json.len() as u64;
     }
-    if json.len() as u64 > MAX_HEADER_BYTES {
+    if length > MAX_HEADER_BYTES {
         return Err(Error::argument(format!(
-            "the header would take {} bytes, more than {MAX_HEADER_BYTES}",
-            json.len()
+            "the header would take {length} bytes, more than {MAX_HEADER_BYTES}"
         )));
     }
-    let end = PREFIX_BYTES + json.len() as u64;
-    Ok((json, end))
+    Ok(PREFIX_BYTES + length)
 }
 
 /// A checksum as the header holds it: JSON numbers are not exact above 2^53.
 pub fn checksum_text(checksum: u64) -> String {
     format!("{checksum:016x}")
-}
-
-#[cfg(unix)]
-fn new_temporary(folder: &Path) -> std::io::Result<NamedTempFile> {
-    use std::os::unix::fs::PermissionsExt;
-    // tempfile's default of 0600 would outlive the rename; the process's umask applies to this
-    tempfile::Builder::new()
-        .prefix(".sridx-")
-        .suffix(".tmp")
-        .permissions(std::fs::Permissions::from_mode(0o666))
-        .tempfile_in(folder)
-}
-
-#[cfg(not(unix))]
-fn new_temporary(folder: &Path) -> std::io::Result<NamedTempFile> {
-    tempfile::Builder::new()
-        .prefix(".sridx-")
-        .suffix(".tmp")
-        .tempfile_in(folder)
-}
-
-#[cfg(unix)]
-fn sync_folder(folder: &Path) -> std::io::Result<()> {
-    File::open(PathBuf::from(folder))?.sync_all()
-}
-
-#[cfg(not(unix))]
-fn sync_folder(_folder: &Path) -> std::io::Result<()> {
-    Ok(()) // a folder cannot be opened as a file there
 }

@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use half::f16;
 use rayon::prelude::*;
 
-use super::{check_ids, Index};
+use super::ids::{check_ids, Ids};
+use super::scale_unit::{scale_unit, to_half};
+use super::Index;
 use crate::codes::{
-    pack, pack::fits_u32, pack_ranked, CodesView, MagnitudeBits, PackedRows, RankedRows, RowCoding,
-    RowsView, ValueKind,
+    pack, pack::fits_u32, pack_ranked, CodesView, MagnitudeBits, PackedRows, RankedLayout,
+    RankedRows, RowCoding, RowsView, ValueKind,
 };
 use crate::control::Control;
 use crate::format::{
@@ -71,6 +73,15 @@ impl ValueCoding {
     }
 }
 
+impl ValueCoding {
+    /// The coding of rows of this layout.
+    pub fn of_layout(layout: &RankedLayout) -> Self {
+        let bits = layout.magnitude_bits();
+        let sum: f64 = bits.iter().map(|&bits| f64::from(bits)).sum();
+        Self::Ranked(MagnitudeBits::Average(sum / bits.len() as f64))
+    }
+}
+
 /// How an index is built.
 #[derive(Debug, Clone)]
 pub struct BuildOptions<'a> {
@@ -88,7 +99,7 @@ pub struct BuildOptions<'a> {
     /// The dictionary, for the modes that need one.
     pub dictionary: Option<DictionaryData<'a>>,
     /// What items are called, where not by their positions; unique, not -1.
-    pub ids: Option<&'a [i64]>,
+    pub ids: Option<Ids<'a>>,
     /// JSON of the user's own.
     pub metadata: Option<&'a str>,
     /// Postings for the mode sparse, so many items a block; the usual number is
@@ -96,7 +107,32 @@ pub struct BuildOptions<'a> {
     pub postings: Option<usize>,
 }
 
+impl BuildOptions<'_> {
+    pub(super) fn check_mean(&self) -> Result<()> {
+        let has_mean = self.dictionary.is_some_and(|given| given.mean.is_some());
+        if has_mean && self.metric == Metric::Cosine && self.item_norm == ItemNorm::Decoded {
+            return Err(Error::argument(
+                "a dictionary with a mean does not go with cosines of decoded items; pass \
+                 unit_items=True (codes of unit rows) or metric=\"inner_product\"",
+            ));
+        }
+        Ok(())
+    }
+
+    pub(super) fn check_metadata(&self) -> Result<()> {
+        if let Some(metadata) = self.metadata {
+            serde_json::from_str::<serde::de::IgnoredAny>(metadata)
+                .map_err(|error| Error::argument(format!("metadata is not JSON: {error}")))?;
+        }
+        Ok(())
+    }
+}
+
 impl Index {
+    /// The program, as the header names it.
+    pub(super) const PROGRAM: &'static str =
+        concat!("sparse_retrieval ", env!("CARGO_PKG_VERSION"));
+
     /// Builds an index from codes. Runs on the current rayon pool; progress counts rows, each
     /// once for packing and once for each set of scales.
     ///
@@ -114,22 +150,11 @@ impl Index {
             .map(|dictionary| check_dictionary(dictionary, codes.dim()))
             .transpose()?;
         let mean = options.dictionary.and_then(|dictionary| dictionary.mean);
-        if mean.is_some()
-            && options.metric == Metric::Cosine
-            && options.item_norm == ItemNorm::Decoded
-        {
-            return Err(Error::argument(
-                "a dictionary with a mean does not go with cosines of decoded items; pass \
-                 unit_items=True (codes of unit rows) or metric=\"inner_product\"",
-            ));
-        }
+        options.check_mean()?;
         if let Some(ids) = options.ids {
             check_ids(ids, codes.len())?;
         }
-        if let Some(metadata) = options.metadata {
-            serde_json::from_str::<serde::de::IgnoredAny>(metadata)
-                .map_err(|error| Error::argument(format!("metadata is not JSON: {error}")))?;
-        }
+        options.check_metadata()?;
         let stored = Stored::pack(codes, &options.values, atoms, control)?;
         let kind = stored.kind();
         let mut sections = Sections::default();
@@ -152,7 +177,7 @@ impl Index {
                     section::SCALES_STEP => stored.steps().to_vec(),
                     _ => inverse_norms(&view, stored.steps(), atoms, control)?,
                 };
-                sections.add_scales(name, &scales, kind)?;
+                sections.add_scales(name, scales.len(), |i| f64::from(scales[i]), kind, 1.0)?;
             }
         }
         let (rows_header, quantisation) = stored.header(&codes);
@@ -163,16 +188,17 @@ impl Index {
                 sections.add(section::MEAN, Dtype::F32, vec![mean.len() as u64], mean)?;
             }
         }
-        if let Some(ids) = options.ids {
-            sections.add(section::IDS, Dtype::I64, vec![ids.len() as u64], ids)?;
-        }
+        let ids_ascend = match options.ids {
+            Some(ids) => sections.add_ids(ids)?,
+            None => false,
+        };
         if let Some(metadata) = options.metadata.map(str::as_bytes) {
             let shape = vec![metadata.len() as u64];
             sections.add(section::METADATA, Dtype::U8, shape, metadata)?;
         }
         sections.sort();
         let header = Header {
-            writer: concat!("sparse_retrieval ", env!("CARGO_PKG_VERSION")).into(),
+            writer: Self::PROGRAM.into(),
             rows: rows_header,
             item_norm: options.item_norm,
             cosines: Cosines {
@@ -184,6 +210,7 @@ impl Index {
                 .into_iter()
                 .map(|(mode, scales)| (mode, scales.map(String::from)))
                 .collect(),
+            ids_ascend,
             postings: None,
             sections: sections.headers,
         };
@@ -247,13 +274,13 @@ impl Index {
 
 /// Sections in memory, each with its entry of the header.
 #[derive(Default)]
-struct Sections {
-    headers: Vec<SectionHeader>,
-    data: Vec<(&'static str, Bytes)>,
+pub(super) struct Sections {
+    pub(super) headers: Vec<SectionHeader>,
+    pub(super) data: Vec<(&'static str, Bytes)>,
 }
 
 impl Sections {
-    fn add<T: bytemuck::NoUninit>(
+    pub(super) fn add<T: bytemuck::NoUninit>(
         &mut self,
         name: &'static str,
         dtype: Dtype,
@@ -266,23 +293,22 @@ impl Sections {
 
     /// Scales: in half precision beside rank-coded values, whose error is far above that of a
     /// scale (2^-11), else in single precision.
-    fn add_scales(&mut self, name: &'static str, scales: &[f32], kind: ValueKind) -> Result<()> {
-        let shape = vec![scales.len() as u64];
+    /// Units are `reference` times a power of two.
+    pub(super) fn add_scales(
+        &mut self,
+        name: &'static str,
+        n: usize,
+        scale: impl Fn(usize) -> f64,
+        kind: ValueKind,
+        reference: f64,
+    ) -> Result<()> {
+        let shape = vec![n as u64];
         if kind != ValueKind::Ranked {
-            return self.add(name, Dtype::F32, shape, scales);
+            let scales: Vec<f32> = (0..n).map(|i| scale(i) as f32).collect();
+            return self.add(name, Dtype::F32, shape, &scales);
         }
-        // the largest scale becomes 2^15, so that none overflows and those down to 2^-29 of it
-        // keep full precision
-        let largest = scales.iter().copied().fold(0.0f32, f32::max);
-        let unit = if largest > 0.0 {
-            f64::from(largest) / 32768.0
-        } else {
-            1.0
-        };
-        let halves: Vec<f16> = scales
-            .iter()
-            .map(|&scale| f16::from_f64(f64::from(scale) / unit))
-            .collect();
+        let unit = scale_unit((0..n).map(&scale).fold(0.0, f64::max), reference);
+        let halves: Vec<f16> = (0..n).map(|i| to_half(scale(i), unit)).collect();
         self.push(
             name,
             Dtype::F16,
@@ -293,9 +319,56 @@ impl Sections {
         Ok(())
     }
 
+    /// Ids, and the order to find them by where they do not ascend; true where they do.
+    pub(super) fn add_ids(&mut self, ids: Ids<'_>) -> Result<bool> {
+        let n = ids.len() as u64;
+        match ids {
+            Ids::Positions(_) => return Ok(false),
+            Ids::Numbers(numbers) => self.add(section::IDS, Dtype::I64, vec![n], numbers)?,
+            Ids::Strings(strings) => {
+                let mut bytes = Vec::new();
+                let mut offsets = vec![0u64];
+                for i in 0..strings.len() {
+                    bytes.extend_from_slice(strings.bytes(i));
+                    offsets.push(bytes.len() as u64);
+                }
+                self.add_unsigned(section::ID_OFFSETS, &offsets, bytes.len())?;
+                let shape = vec![bytes.len() as u64];
+                self.push(
+                    section::ID_BYTES,
+                    Dtype::U8,
+                    shape,
+                    None,
+                    Bytes::from_vec(bytes),
+                );
+            }
+        }
+        if ids.ascend() {
+            return Ok(true);
+        }
+        self.add_unsigned(section::ID_ORDER, &ids.sorted(), ids.len())?;
+        Ok(false)
+    }
+
+    /// Numbers up to `largest`, in 32 bits where they fit.
+    pub(super) fn add_unsigned(
+        &mut self,
+        name: &'static str,
+        numbers: &[u64],
+        largest: usize,
+    ) -> Result<()> {
+        let shape = vec![numbers.len() as u64];
+        if fits_u32(largest) {
+            let narrow: Vec<u32> = numbers.iter().map(|&number| number as u32).collect();
+            self.add(name, Dtype::U32, shape, &narrow)
+        } else {
+            self.add(name, Dtype::U64, shape, numbers)
+        }
+    }
+
     /// Atoms: in half precision where that loses nothing, as it does for atoms that were rounded
     /// to it before anything was encoded with them.
-    fn add_atoms(&mut self, atoms: Atoms<'_>) -> Result<()> {
+    pub(super) fn add_atoms(&mut self, atoms: Atoms<'_>) -> Result<()> {
         let shape = vec![atoms.len() as u64, atoms.d() as u64];
         let is_exact = |&a: &f32| f16::from_f32(a).to_f32() == a;
         if atoms.rows().iter().all(is_exact) {
@@ -306,7 +379,7 @@ impl Sections {
         }
     }
 
-    fn push(
+    pub(super) fn push(
         &mut self,
         name: &'static str,
         dtype: Dtype,
@@ -328,8 +401,20 @@ impl Sections {
         self.data.push((name, bytes));
     }
 
+    /// A section as another index has it.
+    pub(super) fn push_entry(&mut self, name: &'static str, entry: SectionHeader, bytes: Bytes) {
+        self.headers.push(entry);
+        self.data.push((name, bytes));
+    }
+
+    /// Each with its entry of the header.
+    pub(super) fn into_entries(self) -> Vec<(SectionHeader, Bytes)> {
+        let bytes = self.data.into_iter().map(|section| section.1);
+        self.headers.into_iter().zip(bytes).collect()
+    }
+
     /// Into the order in which they are listed and written.
-    fn sort(&mut self) {
+    pub(super) fn sort(&mut self) {
         let place = |name: &str| section::ALL.iter().position(|&known| known == name);
         self.headers.sort_by_key(|header| place(&header.name));
         self.data.sort_by_key(|section| place(section.0));
@@ -395,7 +480,7 @@ impl Stored {
                 packed.layout.latent_bits(),
                 Some(packed.layout.width()),
                 Some(packed.layout.magnitude_bits().to_vec()),
-                Some(packed.cosine),
+                Some(packed.mean_cosine()),
             ),
         };
         let header = RowsHeader {
@@ -421,19 +506,13 @@ impl Stored {
             sections.add(section::LEVELS, Dtype::F32, shape, &levels)?;
         }
         if let Some(&last) = offsets.last() {
-            let shape = vec![offsets.len() as u64];
-            if fits_u32(last as usize) {
-                let narrow: Vec<u32> = offsets.iter().map(|&o| o as u32).collect();
-                sections.add(section::ROW_OFFSETS, Dtype::U32, shape, &narrow)?;
-            } else {
-                sections.add(section::ROW_OFFSETS, Dtype::U64, shape, &offsets)?;
-            }
+            sections.add_unsigned(section::ROW_OFFSETS, &offsets, last as usize)?;
         }
         Ok(())
     }
 }
 
-fn resolve_modes(options: &BuildOptions<'_>) -> Result<Vec<Mode>> {
+pub(super) fn resolve_modes(options: &BuildOptions<'_>) -> Result<Vec<Mode>> {
     let has_dictionary = options.dictionary.is_some();
     let mut modes = match (options.modes, has_dictionary) {
         ([], false) => vec![Mode::Sparse],
@@ -454,7 +533,7 @@ fn resolve_modes(options: &BuildOptions<'_>) -> Result<Vec<Mode>> {
     Ok(modes)
 }
 
-fn check_dictionary(dictionary: DictionaryData<'_>, dim: usize) -> Result<Atoms<'_>> {
+pub(super) fn check_dictionary(dictionary: DictionaryData<'_>, dim: usize) -> Result<Atoms<'_>> {
     let atoms = Atoms::new(dictionary.rows, dictionary.d)?;
     if atoms.len() != dim {
         return Err(Error::argument(format!(
@@ -485,7 +564,7 @@ fn check_dictionary(dictionary: DictionaryData<'_>, dim: usize) -> Result<Atoms<
 
 /// 1 / norm of every row, in embedding space where atoms are given; 0 for a zero row, which,
 /// where rows have steps, is one whose step is 0: what fills a rank-coded row may be no zeros.
-fn inverse_norms(
+pub(super) fn inverse_norms(
     rows: &RowsView<'_>,
     steps: &[f32],
     atoms: Option<Atoms<'_>>,

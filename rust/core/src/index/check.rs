@@ -2,6 +2,7 @@
 //! makes, so that a file from elsewhere can be trusted once it is verified.
 
 use super::clusters::check_clusters;
+use super::ids::{check_ids, Ids, Order};
 use super::Index;
 use crate::codes::ValueKind;
 use crate::control::Control;
@@ -13,36 +14,6 @@ use crate::{Error, Result};
 
 /// Rows between two looks at the control.
 const ROWS_A_CHECK: usize = 4096;
-
-/// Ids: one for each of `n` items, unique, and not -1, which pads results.
-///
-/// # Errors
-/// [`Error::Argument`] with the id and the items that have it.
-pub fn check_ids(ids: &[i64], n: usize) -> Result<()> {
-    if ids.len() != n {
-        return Err(Error::argument(format!(
-            "{} ids for {n} items; expected one for each",
-            ids.len()
-        )));
-    }
-    if let Some(at) = ids.iter().position(|&id| id == -1) {
-        return Err(Error::argument(format!(
-            "item {at} has the id -1, which marks missing results; use another"
-        )));
-    }
-    if ids.is_sorted_by(|a, b| a < b) {
-        return Ok(());
-    }
-    let mut sorted: Vec<(i64, usize)> = ids.iter().copied().zip(0..).collect();
-    sorted.sort_unstable();
-    match sorted.windows(2).find(|two| two[0].0 == two[1].0) {
-        Some(two) => Err(Error::argument(format!(
-            "id {} is given to items {} and {}; ids must be unique",
-            two[0].0, two[0].1, two[1].1
-        ))),
-        None => Ok(()),
-    }
-}
 
 pub(super) fn content(section: &str, row: usize, reason: String) -> Error {
     FormatProblem::Content {
@@ -74,14 +45,48 @@ pub fn check_content(index: &Index, control: &Control) -> Result<()> {
     {
         return Err(content(section::MEAN, at, "not a finite number".into()));
     }
-    if let Some(ids) = index.ids() {
-        check_ids(ids, index.len()).map_err(|error| content(section::IDS, 0, error.to_string()))?;
-    }
+    check_names(index)?;
     if let Some(metadata) = index.metadata() {
         serde_json::from_slice::<serde::de::IgnoredAny>(metadata)
             .map_err(|error| content(section::METADATA, 0, format!("not JSON: {error}")))?;
     }
     Ok(())
+}
+
+/// Ids are unique, and their order is as it says.
+fn check_names(index: &Index) -> Result<()> {
+    let ids = index.all_ids();
+    let name = if ids.are_strings() {
+        section::ID_OFFSETS
+    } else {
+        section::IDS
+    };
+    check_ids(ids, index.len()).map_err(|error| content(name, 0, error.to_string()))?;
+    if index.header.ids_ascend && !ids.ascend() {
+        return Err(content(
+            name,
+            0,
+            "ids do not ascend as the header says".into(),
+        ));
+    }
+    match index.stored_order() {
+        Some(Order::Rows(rows)) if !matches!(ids, Ids::Positions(_)) => {
+            // strictly ascending ids also show that no row is named twice
+            let out_of_order = (0..rows.len()).find(|&i| {
+                rows.get(i) >= index.len()
+                    || i > 0 && ids.compare(rows.get(i - 1), rows.get(i)).is_ge()
+            });
+            match out_of_order {
+                Some(at) => Err(content(
+                    section::ID_ORDER,
+                    at,
+                    format!("row {} is not the next by id", rows.get(at)),
+                )),
+                None => Ok(()),
+            }
+        }
+        _ => Ok(()),
+    }
 }
 
 fn check_offsets(index: &Index) -> Result<()> {

@@ -3,17 +3,34 @@
 //! [`Index::build`] makes one from codes, [`Index::save`] and [`Index::open`] move it through a
 //! file, [`Index::search`] asks it. An index never changes; it may be shared between threads.
 
+mod batch;
 mod build;
 mod check;
 mod clusters;
-mod lookup;
+mod column;
+mod delta;
+mod fetch;
+mod id_spool;
+pub mod ids;
+mod live;
+mod merge;
+mod replay;
+mod scale_unit;
+mod snapshot;
+mod spool;
+mod writer;
 
 pub use build::{BuildOptions, DictionaryData, ValueCoding};
-pub use check::check_ids;
 pub use clusters::Tuned;
+pub use fetch::codes_of;
+pub use ids::{check_ids, Id, Ids, Order, OwnedIds, Strings, Unsigned};
+pub use live::{replayed, LiveIndex};
+pub use merge::merge;
+pub use snapshot::Snapshot;
+pub use writer::{Codebooks, IndexWriter};
 
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use half::f16;
 
@@ -21,7 +38,7 @@ use crate::codes::{RankedLayout, RowCoding, RowFormat, RowSpan, RowsView, ValueK
 use crate::control::Control;
 use crate::error::FormatProblem;
 use crate::format::{
-    self, section, Bytes, Cosines, Dtype, FilePart, Header, ItemNorm, SectionData,
+    self, section, Bytes, Cosines, Dtype, FilePart, Header, ItemNorm, SectionData, SectionHeader,
 };
 use crate::search::approximate::CoarseAtoms;
 use crate::search::{
@@ -39,9 +56,11 @@ pub struct Index {
     sections: Vec<(&'static str, Bytes)>,
     /// Where the fields of rows lie, where values are rank-coded.
     layout: Option<RankedLayout>,
-    /// Atoms in single precision, where they are stored in half: made when first asked for.
-    wide_atoms: OnceLock<Vec<f32>>,
-    lookup: lookup::IdLookup,
+    /// Atoms in single precision, where they are stored in half: made when first asked for,
+    /// and shared by indexes that share their dictionary.
+    wide_atoms: Arc<OnceLock<Vec<f32>>>,
+    /// Rows by ascending id, where the file does not say: made when first asked for.
+    made_order: OnceLock<Option<Vec<u64>>>,
     /// Atoms in 8 bits, for approximate search: made when first asked for.
     coarse_atoms: OnceLock<CoarseAtoms>,
     /// The file behind it, where there is one.
@@ -109,9 +128,9 @@ impl Index {
             modes,
             sections,
             layout: None,
-            wide_atoms: OnceLock::new(),
+            wide_atoms: Arc::default(),
+            made_order: OnceLock::new(),
             coarse_atoms: OnceLock::new(),
-            lookup: lookup::IdLookup::default(),
             file,
         };
         if let Some(bits) = &index.header.rows.magnitude_bits {
@@ -202,6 +221,11 @@ impl Index {
         self.layout.as_ref().map(RankedLayout::magnitude_bits)
     }
 
+    /// Where fields lie and what levels are, where values are rank-coded.
+    pub fn layout(&self) -> Option<&RankedLayout> {
+        self.layout.as_ref()
+    }
+
     /// What cosine takes for the norm of an item in embedding space.
     pub fn item_norm(&self) -> ItemNorm {
         self.header.item_norm
@@ -227,19 +251,54 @@ impl Index {
         self.section(section::ROWS).is_some_and(Bytes::is_mapped)
     }
 
-    /// The ids, where items have other names than their positions.
-    pub fn ids(&self) -> Option<&[i64]> {
-        self.section(section::IDS).map(Bytes::numbers)
+    /// What items are called.
+    pub fn all_ids(&self) -> Ids<'_> {
+        if let Some(numbers) = self.ids() {
+            return Ids::Numbers(numbers);
+        }
+        match (
+            self.unsigned(section::ID_OFFSETS),
+            self.section(section::ID_BYTES),
+        ) {
+            (Some(offsets), Some(bytes)) => Ids::Strings(Strings::new(offsets, bytes.as_slice())),
+            _ => Ids::Positions(self.len()),
+        }
     }
 
-    /// The position of each of these ids. What it takes to find them is made when first asked
-    /// for: 4 bytes an item, nothing where ids are positions or ascend. Runs on the current
-    /// rayon pool. `what` names the ids in an error.
-    ///
-    /// # Errors
-    /// [`Error::Argument`] for the first id that no item has, [`Error::OutOfMemory`].
-    pub fn positions(&self, ids: &[i64], what: &str) -> Result<Vec<u64>> {
-        self.lookup.positions(self.ids(), self.len(), ids, what)
+    /// The position of the item with this id: O(log n), where the file holds an order of ids or
+    /// says that they ascend, as all do whose writer knew of either. Otherwise the first call
+    /// makes an order, 8 bytes an item in memory.
+    pub fn position(&self, id: Id<'_>) -> Option<usize> {
+        let ids = self.all_ids();
+        let order = self.stored_order().unwrap_or_else(|| {
+            let made = self
+                .made_order
+                .get_or_init(|| (!ids.ascend()).then(|| ids.sorted()));
+            made.as_deref()
+                .map_or(Order::Ascending, |rows| Order::Rows(Unsigned::Wide(rows)))
+        });
+        ids.find(id, order)
+    }
+
+    /// The order of ids, as far as the file says.
+    fn stored_order(&self) -> Option<Order<'_>> {
+        if self.header.ids_ascend || matches!(self.all_ids(), Ids::Positions(_)) {
+            return Some(Order::Ascending);
+        }
+        self.unsigned(section::ID_ORDER).map(Order::Rows)
+    }
+
+    fn unsigned(&self, name: &str) -> Option<Unsigned<'_>> {
+        let bytes = self.section(name)?;
+        Some(match self.header.section(name)?.dtype.as_str() {
+            narrow if narrow == Dtype::U32.name() => Unsigned::Narrow(bytes.numbers()),
+            _ => Unsigned::Wide(bytes.numbers()),
+        })
+    }
+
+    /// The ids, where items have other names than their positions, and these are numbers.
+    pub fn ids(&self) -> Option<&[i64]> {
+        self.section(section::IDS).map(Bytes::numbers)
     }
 
     /// The user's JSON, where there is some.
@@ -307,15 +366,82 @@ impl Index {
 
     /// The scales of a mode.
     pub fn scales(&self, mode: Mode) -> Scales<'_> {
-        let Some(Some(name)) = self.header.modes.get(mode.name()) else {
-            return Scales::One;
-        };
+        match self.header.modes.get(mode.name()) {
+            Some(Some(name)) => self.scales_in(name),
+            _ => Scales::One,
+        }
+    }
+
+    /// The scales of a section; 1 where there is none.
+    fn scales_in(&self, name: &str) -> Scales<'_> {
         match (self.section(name), self.header.section(name)) {
             (Some(bytes), Some(entry)) => match entry.unit {
                 Some(unit) => Scales::Float16(bytes.numbers(), unit),
                 None => Scales::Float32(bytes.numbers()),
             },
             _ => Scales::One,
+        }
+    }
+
+    /// What the header of its file says, or would say.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// How rows are packed.
+    fn coding(&self) -> batch::Coding {
+        let scales = [
+            section::SCALES_STEP,
+            section::SCALES_CODE,
+            section::SCALES_EMBEDDING,
+        ];
+        batch::Coding {
+            dim: self.dim(),
+            kind: self.value_kind(),
+            layout: self.layout.clone(),
+            scales: scales
+                .into_iter()
+                .filter(|name| self.section(name).is_some())
+                .collect(),
+        }
+    }
+
+    /// The checksum of the file's header; 0 where there is no file.
+    fn identity(&self) -> u64 {
+        self.file.as_ref().map_or(0, FilePart::identity)
+    }
+
+    /// A section with its entry of the header.
+    fn entry(&self, name: &str) -> Option<(SectionHeader, Bytes)> {
+        let entry = self.header.section(name)?.clone();
+        Some((entry, self.section(name)?.clone()))
+    }
+
+    /// What the unit of a section of scales is a power of two times of: 1, or, in a file by an
+    /// early writer, which took any number as unit, that unit.
+    fn scale_reference(&self, name: &str) -> f64 {
+        let unit = self.header.section(name).and_then(|entry| entry.unit);
+        unit.filter(|unit| unit.log2().fract() != 0.0)
+            .unwrap_or(1.0)
+    }
+
+    /// Tells the system that mapped rows will not be read again soon.
+    fn release(&self, rows: std::ops::Range<usize>) {
+        for (name, bytes) in &self.sections {
+            let grows = ![
+                section::LEVELS,
+                section::DICTIONARY,
+                section::MEAN,
+                section::METADATA,
+            ]
+            .contains(name);
+            if grows && !self.is_empty() {
+                // about where they lie; what is released too early is read again
+                let at = |row: usize| {
+                    (bytes.as_slice().len() as u128 * row as u128 / self.len() as u128) as usize
+                };
+                bytes.release(at(rows.start)..at(rows.end));
+            }
         }
     }
 
@@ -425,46 +551,76 @@ impl Index {
         request: &Request<'_>,
         control: &Control,
     ) -> Result<Vec<Vec<Hit>>> {
+        let mut found = self.search_rows(queries, request, control)?;
+        self.add_mean(&mut found, queries, request)?;
+        Ok(found)
+    }
+
+    /// The same, before what the dictionary's mean adds to all scores of a query.
+    fn search_rows(
+        &self,
+        queries: &Queries<'_>,
+        request: &Request<'_>,
+        control: &Control,
+    ) -> Result<Vec<Vec<Hit>>> {
         let Request {
             mode,
             k,
             k_row,
             selection,
             approximate,
-            kernels,
+            ..
         } = *request;
         self.check_queries(queries, mode)?;
         request.check()?;
         let prefix = self.prefix(k_row);
         let data = self.scanned(prefix.as_ref(), request)?;
-        let source = WeightSource {
-            queries: *queries,
-            mode,
-            metric: self.metric,
-            atoms: self.atoms(),
-            mean: self.mean(),
-            kernels,
-        };
+        let source = self.weight_source(queries, request);
         let postings = self.postings();
         let plan = search::plan::plan(&data, queries.len(), request, postings.is_some());
-        let mut found = match (plan.way, postings, approximate) {
+        match (plan.way, postings, approximate) {
             (Way::Clusters, _, Some(setting)) => {
                 let parts = self.approximate_for(mode)?;
-                search::approximate::search(&data, &source, parts, setting, k, selection, control)?
+                search::approximate::search(&data, &source, parts, setting, k, selection, control)
             }
             (Way::Postings, Some(postings), _) => {
-                search::walk(&postings, &data, &source, k, selection, control)?
+                search::walk(&postings, &data, &source, k, selection, control)
             }
-            (Way::IntegerPass, ..) => search::batch::search(&data, &source, k, selection, control)?,
-            _ => search::scan(&data, &source, k, selection, control)?,
-        };
-        if let Some(mean) = self.mean().filter(|_| mode.needs_dictionary()) {
+            (Way::IntegerPass, ..) => search::batch::search(&data, &source, k, selection, control),
+            _ => search::scan(&data, &source, k, selection, control),
+        }
+    }
+
+    /// Adds what the dictionary's mean adds to every score of a query.
+    fn add_mean(
+        &self,
+        found: &mut [Vec<Hit>],
+        queries: &Queries<'_>,
+        request: &Request<'_>,
+    ) -> Result<()> {
+        if let Some(mean) = self.mean().filter(|_| request.mode.needs_dictionary()) {
+            let source = self.weight_source(queries, request);
             let constants = source.inner_products_with(mean)?;
             for (hits, constant) in found.iter_mut().zip(constants) {
                 hits.iter_mut().for_each(|hit| hit.score += constant);
             }
         }
-        Ok(found)
+        Ok(())
+    }
+
+    fn weight_source<'a>(
+        &'a self,
+        queries: &Queries<'a>,
+        request: &Request<'_>,
+    ) -> WeightSource<'a> {
+        WeightSource {
+            queries: *queries,
+            mode: request.mode,
+            metric: self.metric,
+            atoms: self.atoms(),
+            mean: self.mean(),
+            kernels: request.kernels,
+        }
     }
 
     /// How a search of `n_queries` queries would go.
