@@ -72,14 +72,15 @@ def test_pursuit_equals_numpy(gram_kind, refit_every):
     compared = 0
     for i, item in enumerate(unit(x)):
         support, values, lead = numpy_pursuit(W, gram, item, 12, refit_every, **options)
-        if lead < 1e-6:
-            continue  # a tie in float32
+        # a tie in float32, or entries that fall to either of two 16-bit numbers
+        if lead < (1e-4 if gram_kind == "int8" else 1e-6):
+            continue
         order = np.argsort(support)
         row = codes[i : i + 1]
         assert row.latents.tolist() == support[order].tolist()
         np.testing.assert_allclose(row.values, values[order], atol=1e-5)
         compared += 1
-    assert compared > 190
+    assert compared > (160 if gram_kind == "int8" else 190)
 
 
 def test_omp_has_the_supports_of_scikit_learn():
