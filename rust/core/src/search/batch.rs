@@ -13,15 +13,17 @@ use rayon::prelude::*;
 use super::candidates::{Candidate, Candidates, SharedThreshold};
 use super::integer::{RowCoder, RowError};
 use super::tiles::QueryTiles;
-use super::{Hit, ScanRows, Selection, TopK, WeightSource};
+use super::{exact, Hit, ScanRows, Selection, TopK, WeightSource};
 use crate::control::Control;
-use crate::kernels::{IntegerRows, Passed, Tile, WeightTable, TILE};
+use crate::kernels::{prefetch, IntegerRows, Passed, Tile, WeightTable, TILE};
 use crate::Result;
 
 /// Rows that are made integers at a time, for all tiles to pass over: at 32 nonzeros 160 KB.
 const ROWS_A_BLOCK: usize = 1024;
 /// Rows between looks at thresholds that others have raised.
 const ROWS_A_LOOK: usize = 256;
+/// How many candidates ahead a row is asked for, which lies anywhere in memory.
+const ROWS_AHEAD: usize = 8;
 /// Queries in flight; with eight tiles making rows integers is a few percent.
 const QUERIES_A_WAVE: usize = 8 * TILE;
 /// Tasks a thread; more of them even out, but each starts with a threshold to find.
@@ -153,17 +155,53 @@ impl<'a> Wave<'a> {
                 all.merge(some);
             }
         }
-        candidates
+        let candidates = self.with_tables(candidates, |query, candidates, table| {
+            candidates
+                .into_rows()
+                .filter(|_| self.tiled.errors[query].is_some())
+                .map(|rows| self.narrow(query, rows, table, control))
+                .transpose()
+        })?;
+        let Some(embeddings) = &self.embeddings else {
+            return self.with_tables(candidates, |query, candidates, table| {
+                self.source.fill_code(self.queries.start + query, table);
+                let found = self.best(query, candidates, table, control);
+                table.weights_mut().fill(0.0);
+                found
+            });
+        };
+        let latents: Vec<Vec<u32>> = candidates
+            .par_iter()
+            .map(|rows| self.latents(rows.as_deref()))
+            .collect();
+        let weights = exact::weights_of(self.source, embeddings, &latents, control)?;
+        self.with_tables(candidates, |query, candidates, table| {
+            let entries = table.weights_mut();
+            for (&latent, &weight) in latents[query].iter().zip(&weights[query]) {
+                entries[latent as usize] = weight;
+            }
+            let found = self.best(query, candidates, table, control);
+            table.weights_mut().fill(0.0);
+            found
+        })
+    }
+
+    /// Does something for each query with a table of zeros, which must be zeros again after.
+    fn with_tables<T: Send, R: Send>(
+        &self,
+        of_queries: Vec<T>,
+        each: impl Fn(usize, T, &mut WeightTable) -> Result<R> + Sync,
+    ) -> Result<Vec<R>> {
+        of_queries
             .into_par_iter()
             .enumerate()
             .map_init(
                 || None,
-                |table: &mut Option<WeightTable>, (query, candidates)| {
+                |table: &mut Option<WeightTable>, (query, of_query)| {
                     if table.is_none() {
                         *table = Some(WeightTable::zeros(&self.data.rows)?);
                     }
-                    let table = table.as_mut().expect("made above");
-                    self.score(query, candidates, table, control)
+                    each(query, of_query, table.as_mut().expect("made above"))
                 },
             )
             .collect()
@@ -215,36 +253,6 @@ impl<'a> Wave<'a> {
         Ok(candidates)
     }
 
-    /// The best of a query's candidates, by their scores. `table` holds zeros, before and after.
-    fn score(
-        &self,
-        query: usize,
-        candidates: Candidates,
-        table: &mut WeightTable,
-        control: &Control,
-    ) -> Result<Vec<Hit>> {
-        let candidates = candidates
-            .into_rows()
-            .filter(|_| self.tiled.errors[query].is_some())
-            .map(|rows| self.narrow(query, rows, table, control))
-            .transpose()?;
-        match &self.embeddings {
-            Some(embeddings) => {
-                let d = embeddings.len() / self.queries.len();
-                let embedding = &embeddings[query * d..(query + 1) * d];
-                let latents = self.latents(candidates.as_deref());
-                self.source.fill_latents(embedding, &latents, table)?;
-            }
-            None => self.source.fill_code(self.queries.start + query, table),
-        }
-        let found = match candidates {
-            Some(some) => self.best(query, some.into_iter(), table, control),
-            None => self.best(query, 0..self.data.rows.len() as u64, table, control),
-        };
-        table.weights_mut().fill(0.0);
-        found
-    }
-
     /// Those of a query's candidates that its rough weights leave: nearly the best k alone,
     /// which have fewer latents for which exact weights must be made.
     fn narrow(
@@ -265,13 +273,14 @@ impl<'a> Wave<'a> {
             *to = f64::from(from);
         }
         let mut scored = Vec::with_capacity(candidates.len());
-        self.scores(candidates.into_iter(), table, control, |row, score| {
+        self.scores(&candidates, table, control, |row, score| {
             // roundings of the double-precision sums are far below 2^-40 of l1 |u|
             let error = off * (1.0 + f64::powi(2.0, -20)) * l1 * self.data.scales.get(row as usize);
             scored.push((score - error, score + error, row));
         })?;
         let (_, kth, _) = scored.select_nth_unstable_by(self.k - 1, |a, b| b.0.total_cmp(&a.0));
         let threshold = kth.0;
+        table.weights_mut().fill(0.0);
         scored.retain(|(_, upper, _)| *upper >= threshold);
         let mut rows: Vec<u64> = scored.into_iter().map(|(.., row)| row).collect();
         rows.sort_unstable();
@@ -298,35 +307,51 @@ impl<'a> Wave<'a> {
     /// Calls `each` with some rows and their scores by a table.
     fn scores(
         &self,
-        rows: impl Iterator<Item = u64>,
+        positions: &[u64],
         table: &WeightTable,
         control: &Control,
         mut each: impl FnMut(u64, f64),
     ) -> Result<()> {
         let kernels = self.source.kernels;
-        for (i, position) in rows.enumerate() {
+        let rows = &self.data.rows;
+        for (i, &position) in positions.iter().enumerate() {
             if i % 4096 == 0 {
                 control.check()?;
             }
+            if let Some(&ahead) = positions.get(i + ROWS_AHEAD) {
+                prefetch(rows.row_bytes(ahead as usize));
+            }
             let row = position as usize;
             let mut score = [0.0];
-            kernels.score_rows(&self.data.rows, row..row + 1, table, &mut score);
+            kernels.score_rows(rows, row..row + 1, table, &mut score);
             each(position, score[0] * self.data.scales.get(row));
         }
         Ok(())
     }
 
+    /// The best of a query's candidates, or, for `None`, of all rows.
     fn best(
         &self,
         query: usize,
-        rows: impl Iterator<Item = u64>,
+        candidates: Option<Vec<u64>>,
         table: &WeightTable,
         control: &Control,
     ) -> Result<Vec<Hit>> {
         let mut top = TopK::new(self.k);
+        if let Some(positions) = candidates {
+            self.scores(&positions, table, control, |row, score| {
+                top.push(score, row)
+            })?;
+            return Ok(top.into_sorted());
+        }
+        let n = self.data.rows.len() as u64;
         let query = self.queries.start + query;
-        let admitted = rows.filter(|&row| self.selection.admits(query, row));
-        self.scores(admitted, table, control, |row, score| top.push(score, row))?;
+        for start in (0..n).step_by(ROWS_A_BLOCK) {
+            let admitted: Vec<u64> = (start..n.min(start + ROWS_A_BLOCK as u64))
+                .filter(|&row| self.selection.admits(query, row))
+                .collect();
+            self.scores(&admitted, table, control, |row, score| top.push(score, row))?;
+        }
         Ok(top.into_sorted())
     }
 }

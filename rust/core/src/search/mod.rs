@@ -7,6 +7,7 @@
 pub mod approximate;
 pub mod batch;
 pub mod candidates;
+pub mod exact;
 pub mod integer;
 pub mod plan;
 pub mod postings;
