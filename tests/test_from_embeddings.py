@@ -102,7 +102,7 @@ def test_memory_holds_batches_of_a_file_not_the_file(tmp_path, run_python):
     done = run_python(MEASURE, str(tmp_path / "%s.parquet"))
     assert done.returncode == 0, done.stderr
     # 90,000 more rows of 1 KB are 92 MB; their codes, and the index, take 16 + 7 bytes a row
-    assert float(done.stdout) < 30
+    assert float(done.stdout) < 46
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
