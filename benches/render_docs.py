@@ -601,7 +601,36 @@ def search() -> str:
     return "\n\n".join([*parts, f"Remade by `{results['command']}` and `make docs`."])
 
 
+def scale() -> str:
+    """Render the cost of exact search by the number of items."""
+    results = _load("scale")
+    machine = results["machine"]
+    lines = [
+        f"| items | file, MB | ms, one query, one thread | all threads | ms a query of "
+        f"{results['batch']}, one thread | all threads | anonymous memory, MB | grown by "
+        "searching |",
+        "|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {row['rows']:,} | {row['file_mb']:,.0f} | {row['one_ms']:.2f} | "
+        f"{row['one_all_threads_ms']:.2f} | {row['batch_ms']:.3f} | "
+        f"{row['batch_all_threads_ms']:.3f} | {row['anonymous_mb']:.0f} | "
+        f"{row['anonymous_growth_mb']:.0f} |"
+        for row in results["rows"]
+    ]
+    exponents = results["exponents"]
+    note = (
+        f"k = {results['k']}, 66 bytes an item and 4-bit values, the best {results['depth']}, "
+        f"files mapped. Time grows as n^{exponents['one_ms']:.2f} for one query and as "
+        f"n^{exponents['batch_ms']:.2f} in a batch. {machine['cpu']}, {machine['cores']} cores, "
+        f"load {machine['load_average']}, {machine['date']}. Remade by `{results['command']}` and "
+        "`make docs`."
+    )
+    return "\n".join([*lines, "", note])
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
+    "scale": scale,
     "reliability": reliability,
     "reliability-writer": reliability_writer,
     "reliability-additions": reliability_additions,

@@ -1,0 +1,130 @@
+"""Cost of exact search as the number of items grows, files mapped.
+
+    python benches/bench_scale.py --data PATH [--rows 100000 1000000 10000000] [--folder DIR]
+
+PATH is a folder with ``catalogue_minilm_f16.npy``. 200,000 mixtures of real embeddings
+(``_corpora``) are encoded once; larger corpora hold them again and again, each copy of a row
+times a factor of its own between .7 and 1, so that scores differ. Files are written by
+``IndexWriter``, opened mapped, and asked for the best 100 under the inner product: one query, and
+a batch of 64, on all threads and on one. Anonymous memory is what the process holds beside the
+mapped file. The exponent is the slope of log time against log n between the ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import _machine
+import sparse_retrieval as sr
+from _corpora import jittered
+
+EMBEDDINGS = "catalogue_minilm_f16.npy"
+ENCODED, K, DEPTH, BATCH = 200_000, 32, 100, 64
+
+
+def anonymous_mb() -> float:
+    """Memory of this process that is not a file's."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024
+
+
+def write(path: Path, n: int, codes: sr.SparseCodes, dictionary: sr.Dictionary) -> None:
+    """``n`` items in one file."""
+    rng = np.random.default_rng(0)
+    with sr.IndexWriter(path, dictionary=dictionary, value_bits=4, modes=("dense",)) as writer:
+        for start in range(0, n, len(codes)):
+            some = codes[: min(len(codes), n - start)]
+            factors = rng.uniform(0.7, 1.0, len(some)).astype(np.float32)
+            values = some.values * np.repeat(factors, np.diff(some.indptr.astype(np.int64)))
+            shape = (len(some), K)
+            writer.add(
+                sr.SparseCodes(
+                    some.latents.reshape(shape), values.reshape(shape), dim=dictionary.n_atoms
+                )
+            )
+
+
+def median_ms(index: sr.SparseIndex, queries: np.ndarray, threads: int | None) -> float:
+    """Median of some searches, in ms a query."""
+    times = []
+    for _ in range(5):
+        begun = time.perf_counter()
+        index.search(queries, DEPTH, threads=threads)
+        times.append(time.perf_counter() - begun)
+    return round(1e3 * statistics.median(times) / len(queries), 4)
+
+
+def main() -> int:
+    """Measure every size and write the result file."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--data", type=Path, required=True, help=f"folder with {EMBEDDINGS}")
+    parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000, 10_000_000])
+    parser.add_argument("--folder", type=Path, help="where files go; default: a temporary folder")
+    parser.add_argument(
+        "--out", type=Path, default=Path(__file__).parent / "results" / "scale.json"
+    )
+    options = parser.parse_args()
+    x = np.load(options.data / EMBEDDINGS).astype(np.float32)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    queries, items = x[:1_000], x[1_000:]
+    dictionary = sr.Dictionary.fit(items, n_atoms=4096, k=K, rounds=4, seed=0)
+    mixed = np.concatenate(list(jittered(items, ENCODED)))
+    codes = dictionary.encode(mixed, k=K)
+    full = np.flatnonzero(np.diff(codes.indptr.astype(np.int64)) == K)
+    codes = sr.SparseCodes.from_scipy(codes.to_scipy()[full])
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        for n in options.rows:
+            path = Path(folder) / "items.sridx"
+            begun = time.perf_counter()
+            write(path, n, codes, dictionary)
+            write_s = time.perf_counter() - begun
+            index = sr.SparseIndex.open(path)
+            index.search(queries[:1], DEPTH)  # touches every page, and makes the atoms wide
+            before = anonymous_mb()
+            rows.append(
+                {
+                    "rows": n,
+                    "file_mb": round(path.stat().st_size / 1e6, 1),
+                    "write_s": round(write_s, 1),
+                    "one_ms": median_ms(index, queries[:1], 1),
+                    "one_all_threads_ms": median_ms(index, queries[1:2], None),
+                    "batch_ms": median_ms(index, queries[:BATCH], 1),
+                    "batch_all_threads_ms": median_ms(index, queries[:BATCH], None),
+                    "anonymous_mb": round(before, 1),
+                    "anonymous_growth_mb": round(anonymous_mb() - before, 1),
+                }
+            )
+            print(rows[-1], flush=True)
+            del index
+    ends = rows[0], rows[-1]
+    steps = math.log(ends[1]["rows"] / ends[0]["rows"])
+    results = {
+        "benchmark": "bench_scale",
+        "command": "python benches/bench_scale.py --data PATH",
+        "machine": _machine.describe(),
+        "k": K,
+        "depth": DEPTH,
+        "batch": BATCH,
+        "rows": rows,
+        "exponents": {
+            name: round(math.log(ends[1][name] / ends[0][name]) / steps, 3)
+            for name in ("one_ms", "batch_ms")
+        },
+    }
+    options.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
