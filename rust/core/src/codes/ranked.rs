@@ -29,6 +29,7 @@ pub struct RankedLayout {
     /// Levels of all ranks, one rank after the other, as the file holds them.
     levels: Vec<f32>,
     row_bytes: usize,
+    is_words: bool,
     /// One entry a rank, padded to whole groups with fields that read a level of 0.
     offsets: Vec<i32>,
     shifts: Vec<i32>,
@@ -69,6 +70,7 @@ impl RankedLayout {
             magnitude_bits,
             levels,
             row_bytes,
+            is_words: false,
             offsets: Vec::new(),
             shifts: Vec::new(),
             signed_masks: Vec::new(),
@@ -80,6 +82,12 @@ impl RankedLayout {
     }
 
     fn index_fields(&mut self) {
+        self.is_words = self.width().is_multiple_of(GROUP)
+            && self
+                .magnitude_bits
+                .iter()
+                .all(|&bits| self.latent_bits + 1 + u32::from(bits) == 16)
+            && self.row_bytes == 2 * self.width();
         let mut first_bit = 0;
         let mut first_level = 0;
         for &bits in &self.magnitude_bits {
@@ -120,6 +128,7 @@ impl RankedLayout {
             magnitude_bits: self.magnitude_bits[..ranks].to_vec(),
             levels: self.levels[..kept].to_vec(),
             row_bytes: self.row_bytes,
+            is_words: false,
             offsets: Vec::new(),
             shifts: Vec::new(),
             signed_masks: Vec::new(),
@@ -203,12 +212,7 @@ impl RankedLayout {
     /// True where every field is a whole 16-bit word and groups are full, which kernels read
     /// faster.
     pub(crate) fn is_words(&self) -> bool {
-        self.width().is_multiple_of(GROUP)
-            && self
-                .magnitude_bits
-                .iter()
-                .all(|&bits| self.latent_bits + 1 + u32::from(bits) == 16)
-            && self.row_bytes == 2 * self.width()
+        self.is_words
     }
 
     /// Offsets, shifts, masks of sign and magnitude, and bases of the levels, of all ranks;

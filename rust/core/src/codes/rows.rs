@@ -268,6 +268,11 @@ impl<'a> RowsView<'a> {
                 let latents = bytes.chunks_exact(format.latent_bytes());
                 latents.for_each(|latent| known(latent_of(latent)));
             }
+            RowCoding::Ranked(layout) if layout.is_words() => {
+                let mask = (1u32 << layout.latent_bits()) - 1;
+                let words = self.ranked_row(layout, row).chunks_exact(2);
+                words.for_each(|word| known(latent_of(word) & mask));
+            }
             RowCoding::Ranked(layout) => {
                 let bytes = self.ranked_row(layout, row);
                 (0..layout.width()).for_each(|rank| known(layout.raw_field(bytes, rank).0));

@@ -1,4 +1,5 @@
-//! The only hot loops: scores of packed rows, projections onto atoms, sums over postings.
+//! The only hot loops: scores of packed rows, projections onto atoms, the integer pass, sums over
+//! postings, sketches.
 //!
 //! One table of functions an instruction set, chosen once a search, never a row. A [`Kernels`]
 //! can be had only through the check that this CPU has its instructions, so holding one is
@@ -6,12 +7,13 @@
 //!
 //! # One order of additions
 //!
-//! Every sum here is defined over eight lanes: term `i` is added to lane `i % 8` in ascending
+//! Every score and projection is defined over eight lanes: term `i` is added to lane `i % 8` in ascending
 //! `i`, and at the end lane pairs are added as a tree, 4 apart, then 2, then 1. Products and
 //! sums are IEEE double precision, each rounded on its own (no fused multiply-add). Any
-//! instruction set can follow that order, so all of them return the same bits, and there is
-//! no error bound to prove between a fast pass and an exact one: the fast pass is the exact
-//! one. (Look-ups bound these loops, not arithmetic: double precision costs nothing here.)
+//! instruction set can follow that order, so all of them return the same bits. Look-ups bound
+//! these loops, not arithmetic: double precision costs nothing here. What is faster is integer
+//! arithmetic ([`tile`], postings, sketches), which is exact and so has no order; what it proves
+//! about a score is the business of `search`.
 //!
 //! Products of a float32 or integer value and a float32 weight are exact in double precision.
 

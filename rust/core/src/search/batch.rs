@@ -293,15 +293,21 @@ impl<'a> Wave<'a> {
         let Some(rows) = rows else {
             return (0..dim as u32).collect();
         };
-        let mut has = vec![false; dim];
+        let mut has = vec![0u64; dim.div_ceil(64)];
         for &row in rows {
-            self.data
-                .rows
-                .for_each_latent(row as usize, |latent| has[latent] = true);
+            self.data.rows.for_each_latent(row as usize, |latent| {
+                has[latent / 64] |= 1 << (latent % 64)
+            });
         }
-        (0..dim as u32)
-            .filter(|&latent| has[latent as usize])
-            .collect()
+        let mut latents = Vec::with_capacity(rows.len());
+        for (word, first) in has.into_iter().zip((0..).step_by(64)) {
+            let mut rest: u64 = word;
+            while rest != 0 {
+                latents.push(first + rest.trailing_zeros());
+                rest &= rest - 1;
+            }
+        }
+        latents
     }
 
     /// Calls `each` with some rows and their scores by a table.

@@ -2,7 +2,8 @@
 //!
 //! [`weights`] makes the weight vector `u` of each mode, [`scan`] scores rows with it, and
 //! [`top_k`] keeps the best of those that the [`selection`] admits; [`postings`] spare queries of
-//! few nonzeros most rows. Knows rows, scales and atoms as slices, nothing of files or ids.
+//! few nonzeros most rows, and [`batch`] reads rows once for many queries. Which way a search goes
+//! is decided in [`plan`]. Knows rows, scales and atoms as slices, nothing of files or ids.
 
 pub mod approximate;
 pub mod batch;
