@@ -629,7 +629,29 @@ def scale() -> str:
     return "\n".join([*lines, "", note])
 
 
+def reconstructed() -> str:
+    """Render the two ways to the weights of the reconstructed mode."""
+    results = _load("reconstructed")
+    machine = results["machine"]
+    lines = [
+        "| precision | queries | ms a query, W (W^T c) | ms a query, K c | W, MB | K, MB |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {row['precision']} | {row['queries']} | {row['thin_ms']:.3f} | {row['gram_ms']:.3f} | "
+        f"{row['dictionary_mb']:.0f} | {row['gram_mb']:.0f} |"
+        for row in results["rows"]
+    ]
+    note = (
+        f"{results['atoms']:,} atoms of width {results['width']}, k = {results['k']}, numpy, one "
+        f"thread. {machine['cpu']}, load {machine['load_average']}, {machine['date']}. Remade by "
+        f"`{results['command']}` and `make docs`."
+    )
+    return "\n".join([*lines, "", note])
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
+    "reconstructed": reconstructed,
     "scale": scale,
     "reliability": reliability,
     "reliability-writer": reliability_writer,
