@@ -256,7 +256,11 @@ mod tests {
     fn a_level_beyond_a_coarsely_rounded_step_is_the_last_level() {
         for (kind, last) in [(ValueKind::Int16, 32767.0), (ValueKind::Int8, 127.0)] {
             // the smallest normal number: a 32767th of it is rounded by more than 2^-16
-            for value in [f32::MIN_POSITIVE, -f32::MIN_POSITIVE, -f32::from_bits(40_000)] {
+            for value in [
+                f32::MIN_POSITIVE,
+                -f32::MIN_POSITIVE,
+                -f32::from_bits(40_000),
+            ] {
                 let rows = packed(&[vec![(3, value)]], 10, kind);
                 let level = rows.view().unwrap().pairs(0)[0].1;
                 assert!(level.abs() <= last && level.signum() == f64::from(value.signum()));
