@@ -176,15 +176,16 @@ impl RankedLayout {
     /// The latent and the signed level of `rank` in a row of [`RankedLayout::row_bytes`] bytes.
     #[inline(always)]
     pub fn field(&self, row: &[u8], rank: usize) -> (u32, f64) {
-        let offset = self.offsets[rank] as usize;
-        let bytes: [u8; 4] = row[offset..offset + 4].try_into().expect("four bytes");
-        let field = u32::from_le_bytes(bytes) >> self.shifts[rank];
-        let latent = field & ((1 << self.latent_bits) - 1);
-        let signed = (field >> self.latent_bits) as i32 & self.signed_masks[rank];
-        (
-            latent,
-            self.signed_levels[(self.bases[rank] + signed) as usize],
-        )
+        let (latent, index) = self.indexed_field(row, rank);
+        (latent, self.signed_levels[index])
+    }
+
+    /// The latent of `rank`, and the index of its level among [`RankedLayout::signed_levels`].
+    #[inline(always)]
+    pub(crate) fn indexed_field(&self, row: &[u8], rank: usize) -> (u32, usize) {
+        let (latent, rest) = self.raw_field(row, rank);
+        let signed = rest as i32 & self.signed_masks[rank];
+        (latent, (self.bases[rank] + signed) as usize)
     }
 
     /// The latent of `rank`, and above it sign and magnitude with whatever bits follow them.

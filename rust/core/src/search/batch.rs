@@ -12,18 +12,19 @@ use rayon::prelude::*;
 
 use super::candidates::{Candidate, Candidates, SharedThreshold};
 use super::integer::{RowCoder, RowError};
+use super::latents::LatentSet;
 use super::tiles::QueryTiles;
 use super::{exact, Hit, ScanRows, Selection, TopK, WeightSource};
 use crate::control::Control;
-use crate::kernels::{prefetch, IntegerRows, Passed, Tile, WeightTable, TILE};
+use crate::kernels::{IntegerRows, Passed, Tile, WeightTable, TILE};
 use crate::Result;
 
 /// Rows that are made integers at a time, for all tiles to pass over: at 32 nonzeros 160 KB.
 const ROWS_A_BLOCK: usize = 1024;
 /// Rows between looks at thresholds that others have raised.
 const ROWS_A_LOOK: usize = 256;
-/// How many candidates ahead a row is asked for, which lies anywhere in memory.
-const ROWS_AHEAD: usize = 8;
+/// Rows scored between looks at whether the search was cancelled.
+const ROWS_A_CHECK: usize = 4096;
 /// Queries in flight; with eight tiles making rows integers is a few percent.
 const QUERIES_A_WAVE: usize = 8 * TILE;
 /// Tasks a thread; more of them even out, but each starts with a threshold to find.
@@ -162,23 +163,25 @@ impl<'a> Wave<'a> {
                 .map(|rows| self.narrow(query, rows, table, control))
                 .transpose()
         })?;
-        let Some(embeddings) = &self.embeddings else {
-            return self.with_tables(candidates, |query, candidates, table| {
-                self.source.fill_code(self.queries.start + query, table);
-                let found = self.best(query, candidates, table, control);
-                table.weights_mut().fill(0.0);
-                found
-            });
+        let exact = match &self.embeddings {
+            Some(embeddings) => {
+                let latents: Vec<Vec<u32>> = candidates
+                    .par_iter()
+                    .map(|rows| self.latents(rows.as_deref()))
+                    .collect();
+                let weights = exact::weights_of(self.source, embeddings, &latents, control)?;
+                Some((latents, weights))
+            }
+            None => None,
         };
-        let latents: Vec<Vec<u32>> = candidates
-            .par_iter()
-            .map(|rows| self.latents(rows.as_deref()))
-            .collect();
-        let weights = exact::weights_of(self.source, embeddings, &latents, control)?;
         self.with_tables(candidates, |query, candidates, table| {
-            let entries = table.weights_mut();
-            for (&latent, &weight) in latents[query].iter().zip(&weights[query]) {
-                entries[latent as usize] = weight;
+            if let Some((latents, weights)) = &exact {
+                let entries = table.weights_mut();
+                for (&latent, &weight) in latents[query].iter().zip(&weights[query]) {
+                    entries[latent as usize] = weight;
+                }
+            } else {
+                self.source.fill_code(self.queries.start + query, table);
             }
             let found = self.best(query, candidates, table, control);
             table.weights_mut().fill(0.0);
@@ -293,20 +296,12 @@ impl<'a> Wave<'a> {
         let Some(rows) = rows else {
             return (0..dim as u32).collect();
         };
-        let mut has = vec![0u64; dim.div_ceil(64)];
+        let mut set = LatentSet::new(dim);
         for &row in rows {
-            self.data.rows.for_each_latent(row as usize, |latent| {
-                has[latent / 64] |= 1 << (latent % 64)
-            });
+            set.add_row(&self.data.rows, row as usize);
         }
-        let mut latents = Vec::with_capacity(rows.len());
-        for (word, first) in has.into_iter().zip((0..).step_by(64)) {
-            let mut rest: u64 = word;
-            while rest != 0 {
-                latents.push(first + rest.trailing_zeros());
-                rest &= rest - 1;
-            }
-        }
+        let mut latents = Vec::new();
+        set.drain_into(&mut latents);
         latents
     }
 
@@ -318,19 +313,10 @@ impl<'a> Wave<'a> {
         control: &Control,
         mut each: impl FnMut(u64, f64),
     ) -> Result<()> {
-        let kernels = self.source.kernels;
-        let rows = &self.data.rows;
-        for (i, &position) in positions.iter().enumerate() {
-            if i % 4096 == 0 {
-                control.check()?;
-            }
-            if let Some(&ahead) = positions.get(i + ROWS_AHEAD) {
-                prefetch(rows.row_bytes(ahead as usize));
-            }
-            let row = position as usize;
-            let mut score = [0.0];
-            kernels.score_rows(rows, row..row + 1, table, &mut score);
-            each(position, score[0] * self.data.scales.get(row));
+        for some in positions.chunks(ROWS_A_CHECK) {
+            control.check()?;
+            self.data
+                .score_each(self.source.kernels, table, some, &mut each);
         }
         Ok(())
     }

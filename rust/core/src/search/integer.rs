@@ -68,11 +68,9 @@ pub struct RowCoder<'a> {
 struct RankedLevels {
     /// `g`.
     unit: f64,
-    /// By rank and stored sign and magnitude: the level in the low 8 bits, above them half of
+    /// In the order of the layout's signed levels: the level in the low 8 bits, above them half of
     /// |v| / g in units of 1 / HALVES, rounded up.
     entries: Vec<i32>,
-    /// Where the entries of a rank start, and the mask of its sign and magnitude.
-    ranks: Vec<(u32, u32)>,
 }
 
 /// A row's scale in the pass, and the error that its own values bring.
@@ -287,12 +285,9 @@ impl RankedLevels {
         let mut levels = Self {
             unit,
             entries: Vec::new(),
-            ranks: Vec::new(),
         };
         let mut roundings = Vec::new();
-        for (rank, &bits) in layout.magnitude_bits().iter().enumerate() {
-            let first = levels.entries.len() as u32;
-            levels.ranks.push((first, (2 << bits) - 1));
+        for rank in 0..layout.width() {
             let so_far: u32 = shifts[..=rank / GROUP].iter().sum();
             let coarse = f64::from(1 << (all_shifts - so_far));
             let mut rounding = 0.0f64;
@@ -321,9 +316,8 @@ impl RankedLevels {
     ) -> i32 {
         let mut halves = 0;
         for (rank, (latent, integer)) in latents.iter_mut().zip(integers).enumerate() {
-            let (found, signed) = layout.raw_field(bytes, rank);
-            let (first, mask) = self.ranks[rank];
-            let entry = self.entries[(first + (signed & mask)) as usize];
+            let (found, index) = layout.indexed_field(bytes, rank);
+            let entry = self.entries[index];
             *latent = found;
             *integer = entry as i8;
             halves += entry >> 8;

@@ -10,6 +10,7 @@ pub mod batch;
 pub mod candidates;
 pub mod exact;
 pub mod integer;
+pub mod latents;
 pub mod plan;
 pub mod postings;
 pub mod request;

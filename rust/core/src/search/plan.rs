@@ -55,14 +55,12 @@ pub fn plan(
         );
         return to(Way::Clusters, reason);
     }
-    if request.mode == Mode::Sparse && has_postings {
-        if request.k_row.is_some() {
-            // prefixes of rows are not what the lists hold
-        } else if postings::pays(n, request.selection) {
-            let reason = "codes in sparse mode, and the index holds postings: only the lists of \
-                          the query's latents are read";
-            return to(Way::Postings, reason.into());
-        }
+    // the lists hold whole rows, not prefixes of them
+    let has_lists = request.mode == Mode::Sparse && has_postings && request.k_row.is_none();
+    if has_lists && postings::pays(n, request.selection) {
+        let reason = "codes in sparse mode, and the index holds postings: only the lists of the \
+                      query's latents are read";
+        return to(Way::Postings, reason.into());
     }
     match batch::objection(data, n_queries, request.k, request.selection) {
         None => to(

@@ -65,7 +65,7 @@ impl Scales<'_> {
     }
 
     /// Asks the memory for the scale of a row.
-    pub(super) fn prefetch(&self, row: usize) {
+    fn prefetch(&self, row: usize) {
         match self {
             Self::One => {}
             Self::Float32(scales) => prefetch(bytemuck::bytes_of(&scales[row])),
@@ -93,6 +93,43 @@ pub struct ScanRows<'a> {
     pub rows: RowsView<'a>,
     /// One scale a row.
     pub scales: Scales<'a>,
+}
+
+/// Rows asked for ahead of the one that is scored, where they may stand anywhere.
+const ROWS_AHEAD: usize = 8;
+
+impl ScanRows<'_> {
+    /// The score of one row, by the weights of a table.
+    #[inline]
+    pub(super) fn score(&self, kernels: Kernels, table: &WeightTable, row: usize) -> f64 {
+        let mut sum = [0.0];
+        kernels.score_rows(&self.rows, row..row + 1, table, &mut sum);
+        sum[0] * self.scales.get(row)
+    }
+
+    /// Asks the memory for a row and its scale.
+    #[inline]
+    pub(super) fn prefetch(&self, row: usize) {
+        prefetch(self.rows.row_bytes(row));
+        self.scales.prefetch(row);
+    }
+
+    /// Calls `each` with rows that may stand anywhere, and their scores.
+    pub(super) fn score_each<P: Copy + Into<u64>>(
+        &self,
+        kernels: Kernels,
+        table: &WeightTable,
+        positions: &[P],
+        mut each: impl FnMut(u64, f64),
+    ) {
+        for (i, &position) in positions.iter().enumerate() {
+            if let Some(&ahead) = positions.get(i + ROWS_AHEAD) {
+                self.prefetch(ahead.into() as usize);
+            }
+            let position = position.into();
+            each(position, self.score(kernels, table, position as usize));
+        }
+    }
 }
 
 /// The best `k` rows of each query among those that the selection admits, or all of them where

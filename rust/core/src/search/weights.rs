@@ -187,12 +187,7 @@ impl WeightSource<'_> {
         table: &mut WeightTable,
     ) -> Result<()> {
         let atoms = self.dictionary()?;
-        let known = latents.len()
-            - latents
-                .iter()
-                .rev()
-                .take_while(|&&latent| latent as usize >= atoms.len())
-                .count();
+        let known = latents.partition_point(|&latent| (latent as usize) < atoms.len());
         let latents = &latents[..known];
         let mut made = vec![0.0; latents.len()];
         self.kernels

@@ -9,11 +9,10 @@ use super::{Approximate, Clusters, CoarseAtoms};
 use crate::control::Control;
 use crate::kernels::clusters::{SKETCH_BYTES, SKETCH_ROWS};
 use crate::kernels::{prefetch, WeightTable};
+use crate::search::latents::LatentSet;
 use crate::search::{Hit, ScanRows, Selection, TopK, WeightSource};
 use crate::{Error, Result};
 
-/// Rows whose bytes are asked for ahead of the row that is scored: they stand anywhere.
-const ROWS_AHEAD: usize = 8;
 /// Cache lines of the next cluster's sketches that are asked for while this one is looked at;
 /// those that follow are found by the CPU itself.
 const LINES_AHEAD: usize = 16;
@@ -77,8 +76,8 @@ pub fn search(
 /// What one thread works with.
 struct Scratch {
     table: WeightTable,
-    /// Which latents the rows to score hold, a bit each, and their list.
-    known: Vec<u64>,
+    /// Which latents the rows to score hold, and their list.
+    known: LatentSet,
     wanted: Vec<u32>,
     levels: Vec<i16>,
     routes: Vec<i32>,
@@ -91,7 +90,7 @@ impl Scratch {
     fn new(data: &ScanRows<'_>) -> Result<Self> {
         Ok(Self {
             table: WeightTable::zeros(&data.rows)?,
-            known: vec![0; data.rows.dim().div_ceil(64)],
+            known: LatentSet::new(data.rows.dim()),
             wanted: Vec::new(),
             levels: Vec::new(),
             routes: Vec::new(),
@@ -276,21 +275,11 @@ impl Asked<'_> {
         if scratch.candidates.rows.len() > 2 * wanted {
             self.keep_best_by_coarse_weights(wanted, unit, scratch);
         }
-        let known = &mut scratch.known;
-        known.fill(0);
         for &row in &scratch.candidates.rows {
-            self.data.rows.for_each_latent(row as usize, |latent| {
-                known[latent / 64] |= 1 << (latent % 64);
-            });
+            scratch.known.add_row(&self.data.rows, row as usize);
         }
         scratch.wanted.clear();
-        for (&word, first) in known.iter().zip((0u32..).step_by(64)) {
-            let mut word = word;
-            while word != 0 {
-                scratch.wanted.push(first + word.trailing_zeros());
-                word &= word - 1;
-            }
-        }
+        scratch.known.drain_into(&mut scratch.wanted);
         self.source
             .fill_latents(embedding, &scratch.wanted, &mut scratch.table)?;
         Ok(self.best(self.k, &scratch.candidates.rows, &scratch.table))
@@ -319,19 +308,10 @@ impl Asked<'_> {
     /// The best of some rows, with the weights of a table.
     fn best(&self, k: usize, rows: &[u32], table: &WeightTable) -> Vec<Hit> {
         let mut top = TopK::new(k);
-        let mut sum = [0.0];
-        for (i, &row) in rows.iter().enumerate() {
-            if let Some(&ahead) = rows.get(i + ROWS_AHEAD) {
-                prefetch(self.data.rows.row_bytes(ahead as usize));
-                self.data.scales.prefetch(ahead as usize);
-            }
-            let row = row as usize;
-            let range = row..row + 1;
-            self.source
-                .kernels
-                .score_rows(&self.data.rows, range, table, &mut sum);
-            top.push(sum[0] * self.data.scales.get(row), row as u64);
-        }
+        self.data
+            .score_each(self.source.kernels, table, rows, |row, score| {
+                top.push(score, row);
+            });
         top.into_sorted()
     }
 }

@@ -41,7 +41,7 @@ use rayon::prelude::*;
 
 use super::{bound_value, Chunk, PostingsView};
 use crate::control::Control;
-use crate::kernels::{add_list, prefetch, Sum, WeightTable, SUMS};
+use crate::kernels::{add_list, Sum, WeightTable, SUMS};
 use crate::search::weights::sparse_weights;
 use crate::search::{Hit, Queries, ScanRows, Selection, TopK, WeightSource};
 use crate::{Error, Result};
@@ -335,8 +335,7 @@ impl<'a> Walk<'a> {
         for &position in &scratch.found {
             let row = rows.start + usize::from(position);
             if row < rows.end && self.selection.admits(query.number, row as u64) {
-                prefetch(self.data.rows.row_bytes(row));
-                self.data.scales.prefetch(row);
+                self.data.prefetch(row);
                 scratch.pending.push(row);
             }
         }
@@ -433,12 +432,9 @@ impl<'a> Walk<'a> {
 
     /// Scores a row and takes it where its score is positive.
     fn score(&self, row: usize, top: &mut TopK, table: &WeightTable) {
-        let mut score = [0.0];
-        let kernels = self.source.kernels;
-        kernels.score_rows(&self.data.rows, row..row + 1, table, &mut score);
-        self.data.scales.apply(row..row + 1, &mut score);
-        if score[0] > 0.0 {
-            top.push(score[0], row as u64);
+        let score = self.data.score(self.source.kernels, table, row);
+        if score > 0.0 {
+            top.push(score, row as u64);
         }
     }
 
