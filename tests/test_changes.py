@@ -129,6 +129,22 @@ def test_positions_as_ids_stay_with_their_items_and_new_ones_follow(path):
     assert sr.SparseIndex.open(path).ids.tolist() == [0, 1, 3, 4, 5, 6, 7, 8, 9, 11, 2]
 
 
+@pytest.mark.parametrize("names", [["a", "b", "c"], [5, 6, 7]], ids=["strings", "numbers"])
+def test_an_emptied_and_saved_index_keeps_its_kind_of_ids(path, names):
+    sr.SparseIndex.from_codes(codes_of(3, seed=1), ids=names).save(path)
+    index = sr.SparseIndex.open(path)
+    index.remove(names)
+    kind = index.ids.dtype
+    for reader in (index.save(path) or index, sr.SparseIndex.open(path)):
+        assert reader.ids.dtype == kind and len(reader) == 0
+        assert reader.search(codes_of(1, seed=2), 1).ids.tolist() == [[-1 if 5 in names else None]]
+    with pytest.raises(ValueError, match="pass ids="):
+        index.add(codes_of(1, seed=3))
+    index.add(codes_of(1, seed=3), ids=names[:1])
+    index.save(path)
+    assert sr.SparseIndex.open(path).ids.tolist() == names[:1]
+
+
 def test_a_change_that_fails_changes_nothing(path):
     items = codes_of(20, seed=4)
     numbers = sr.SparseIndex.from_codes(items[:10], ids=np.arange(10), value_bits=4)

@@ -66,6 +66,13 @@ pub(super) fn write(
         let are_positions = matches!(part.base().all_ids(), Ids::Positions(_));
         are_positions && (part.is_base() || keeps_positions(part))
     });
+    let ids = parts.iter().map(|part| part.base().all_ids());
+    if let Some(named) = ids
+        .into_iter()
+        .find(|ids| !matches!(ids, Ids::Positions(_)))
+    {
+        spool.announce_ids(named.are_strings());
+    }
     for part in parts {
         copy(part.base(), part.living(), with_ids, &mut spool, control)?;
         if let Some(added) = part.added() {

@@ -78,6 +78,15 @@ impl Spool {
         self.n
     }
 
+    /// Says of which kind ids are before there are any, so that a file without rows keeps it.
+    ///
+    /// # Panics
+    /// Where there are rows.
+    pub fn announce_ids(&mut self, are_strings: bool) {
+        assert_eq!(self.n, 0);
+        self.ids = Some(IdSpool::new(&self.place, are_strings));
+    }
+
     /// Takes rows.
     ///
     /// # Errors
