@@ -205,9 +205,7 @@ class _SparseDecode(Function):
     """`_segment_sums` with a gradient for the atoms that is a sorted sum, not a scatter."""
 
     @staticmethod
-    def forward(
-        ctx: Any, indices: Tensor, values: Tensor, atoms: Tensor, starts: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, indices: Tensor, values: Tensor, atoms: Tensor, starts: Tensor) -> Tensor:
         # The gradient of the values is n * k dot products of atoms and rows of the gradient.
         # Autograd's own kernel is the fastest public way to them (see the head), so that half of
         # embedding_bag's graph is kept and the half for the atoms is ours.
