@@ -36,49 +36,55 @@ JUDGED_K = (8, 16, 32, 64, 128)
 TRIALS: dict[str, dict[str, Any]] = {
     "default": {},
     "nested k": {"nested_k": (8, 16, 32, 64, 128)},
-    "ranking, weight 0.1": {"ranking_weight": 0.1},
     "ranking, weight 1": {"ranking_weight": 1.0},
-    "auxiliary": {"revive": "auxiliary"},
     "resample": {"revive": "resample"},
-    "k from 128 to 32": {"k_start": 128},
-    "BatchTopK": {"selection": "batch"},
     "linear rate": {"schedule": "linear"},
-    "cosine rate": {"schedule": "cosine"},
-    "EMA 0.98": {"ema_decay": 0.98},
-    "tangent gradient": {"tangent": True},
-    "bf16": {"precision": "bf16"},
     "k = 8": {"k": 8},
     "k = 128": {"k": 128},
+    "auxiliary": {"revive": "auxiliary"},
+    "BatchTopK": {"selection": "batch"},
+    "k from 128 to 32": {"k_start": 128},
     "ranking, weight 1, hard negatives": {"ranking_weight": 1.0, "hard_negatives": 7},
-    "hard negatives alone": {"hard_negatives": 7},
+    "tangent gradient": {"tangent": True},
+    "EMA 0.98": {"ema_decay": 0.98},
+    "bf16": {"precision": "bf16"},
     "no second term": {"wide_weight": 0.0, "wide_factor": 1},
-    "no second term, auxiliary": {"wide_weight": 0.0, "wide_factor": 1, "revive": "auxiliary"},
     "no second term, resample": {"wide_weight": 0.0, "wide_factor": 1, "revive": "resample"},
+    "no second term, auxiliary": {"wide_weight": 0.0, "wide_factor": 1, "revive": "auxiliary"},
+    "cosine rate": {"schedule": "cosine"},
+    "ranking, weight 0.1": {"ranking_weight": 0.1},
+    "ranking, weight 10": {"ranking_weight": 10.0},
+    "hard negatives alone": {"hard_negatives": 7},
     "clipped at 0.1": {"max_grad_norm": 0.1},
-    "warm-up of 30 steps, cosine rate": {"schedule": "cosine", "warmup_steps": 30},
     "tied start": {"init": "tied"},
-    "nested k, cosine rate": {"nested_k": (8, 16, 32, 64, 128), "schedule": "cosine"},
     "linear rate, ranking 1": {"schedule": "linear", "ranking_weight": 1.0},
-    "linear rate, resample": {"schedule": "linear", "revive": "resample"},
 }
 
 Rows = NDArray[np.float32]
 
 
+@torch.no_grad()
 def judge(model: sr.CompresSAE, items: Rows, queries: Rows, true_ids: Any) -> dict[str, Any]:
     """Recall at each k of dense queries, of sparse ones at the model's K, and cosines."""
-    codes, asked = (model.sparse_codes(rows, k=max(JUDGED_K)) for rows in (items, queries))
-    q, dictionary = normalize(torch.from_numpy(queries)), model.dictionary()
+    q = normalize(torch.from_numpy(queries))
+    of_items = [decoded(model, block) for block in torch.from_numpy(items).split(4_096)]
+    of_queries = decoded(model, q)
     dense, cosine = {}, {}
-    for k in JUDGED_K:
-        x_hat = normalize(torch.from_numpy(dictionary.decode(codes.top(k))))
+    for at, k in enumerate(JUDGED_K):
+        x_hat = torch.cat([block[at] for block in of_items])
         found = torch.cat([(part @ x_hat.T).topk(DEPTH).indices for part in q.split(250)])
         dense[str(k)] = recall(found.numpy(), true_ids)
-        q_hat = normalize(torch.from_numpy(dictionary.decode(asked.top(k))))
-        cosine[str(k)] = float((q * q_hat).sum(dim=1).mean())
-    index = sr.SparseIndex.from_codes(codes.top(K), metric="cosine")
-    sparse = recall(index.search(asked.top(K), DEPTH).ids, true_ids)
+        cosine[str(k)] = float((q * of_queries[at]).sum(dim=1).mean())
+    codes, asked = (model.sparse_codes(rows, k=K) for rows in (items, queries))
+    index = sr.SparseIndex.from_codes(codes, metric="cosine")
+    sparse = recall(index.search(asked, DEPTH).ids, true_ids)
     return {"dense_recall": dense, "sparse_recall": sparse, "held_out_cosine": cosine}
+
+
+def decoded(model: sr.CompresSAE, rows: torch.Tensor) -> torch.Tensor:
+    """Directions of reconstructions from each of JUDGED_K nonzeros, (len(JUDGED_K), n, d)."""
+    code = model.encode(rows, k=max(JUDGED_K))
+    return normalize(model.decode_prefixes(code, JUDGED_K), dim=2)
 
 
 def recall(found: NDArray[np.int64], true_ids: NDArray[np.int64]) -> float:

@@ -84,6 +84,7 @@ def processes(device: torch.device) -> Iterator[World]:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
         try:
             yield World()
+            dist.barrier()  # one that leaves early would cut off the others' last messages
         finally:
             dist.destroy_process_group()
         return
@@ -93,6 +94,6 @@ def processes(device: torch.device) -> Iterator[World]:
 def local_device(device: str | torch.device | None, current: torch.device) -> torch.device:
     """The device to train on: ``"cuda"`` without a number is that of torchrun's LOCAL_RANK."""
     wanted = current if device is None else torch.device(device)
-    if wanted.type == "cuda" and wanted.index is None and "LOCAL_RANK" in os.environ:
+    if str(wanted) == "cuda" and "LOCAL_RANK" in os.environ:
         return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     return wanted
