@@ -579,7 +579,8 @@ class SparseIndex(Changes):
         -------
         dict
             ``way``: "scan" (every row in double precision), "integer_pass" (all rows as 8-bit
-            integers for 64 queries at once, then scores of what is left), "postings" (the lists
+            integers for 64 queries at once, then scores of what is left), "rough_scan" (the same
+            in 16-bit integers for one query after the other), "postings" (the lists
             of the query's latents) or "clusters" (approximate, where asked for); ``reason``: one
             sentence; ``mode``; ``queries`` and ``k``.
 

@@ -311,15 +311,14 @@ impl Index {
         let bytes = self.section(section::DICTIONARY)?;
         let entry = self.header.section(section::DICTIONARY)?;
         let d = *entry.shape.get(1)? as usize;
-        let rows = if entry.dtype == Dtype::F16.name() {
-            self.wide_atoms.get_or_init(|| {
-                let halves: &[f16] = bytes.numbers();
-                halves.iter().map(|half| half.to_f32()).collect()
-            })
-        } else {
-            bytes.numbers()
-        };
-        Atoms::new(rows, d).ok()
+        if entry.dtype != Dtype::F16.name() {
+            return Atoms::new(bytes.numbers(), d).ok();
+        }
+        let halves: &[f16] = bytes.numbers();
+        let rows = self
+            .wide_atoms
+            .get_or_init(|| halves.iter().map(|half| half.to_f32()).collect());
+        Some(Atoms::new(rows, d).ok()?.with_halves(halves))
     }
 
     /// What is added to every decoded item, where there is something.
@@ -586,6 +585,7 @@ impl Index {
             (Way::Postings, Some(postings), _) => {
                 search::walk(&postings, &data, &source, k, selection, control)
             }
+            (Way::RoughScan, ..) => search::rough::search(&data, &source, k, selection, control),
             (Way::IntegerPass, ..) => search::batch::search(&data, &source, k, selection, control),
             _ => search::scan(&data, &source, k, selection, control),
         }
