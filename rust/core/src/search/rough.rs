@@ -22,11 +22,11 @@
 //! largest sum. Rows are scored in double precision where a scale is not sound.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
+use super::candidates::SharedThreshold;
 use super::scan::{row_ranges, scan, Scales, ScanRows};
 use super::{Hit, Selection, TopK, WeightSource};
 use crate::codes::{RankedLayout, RowCoding};
@@ -194,28 +194,6 @@ pub fn search(
     Ok(found)
 }
 
-/// A score that k rows reach, shared between threads. It decides what work is saved, never what
-/// is found, so no ordering is needed.
-struct SharedThreshold(AtomicU64);
-
-impl SharedThreshold {
-    fn new() -> Self {
-        Self(AtomicU64::new(f64::NEG_INFINITY.to_bits()))
-    }
-
-    fn get(&self) -> f64 {
-        f64::from_bits(self.0.load(Ordering::Relaxed))
-    }
-
-    fn raise(&self, to: f64) {
-        let higher = |old: u64| (f64::from_bits(old) < to).then_some(to.to_bits());
-        // an error says that it was as high already
-        let _ = self
-            .0
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, higher);
-    }
-}
-
 struct OneQuery<'a> {
     data: &'a ScanRows<'a>,
     layout: &'a RankedLayout,
@@ -251,7 +229,7 @@ impl OneQuery<'_> {
             if !self.selection.block_has_any(rows.clone()) {
                 continue;
             }
-            let threshold = top.threshold().max(self.threshold.get());
+            let threshold = top.threshold().max(f64::from(self.threshold.get()));
             match &self.rough {
                 Some((query, error, unit))
                     if threshold > f64::NEG_INFINITY
@@ -275,7 +253,7 @@ impl OneQuery<'_> {
             if top.len() >= self.k + (self.k / 8).max(8) {
                 top.tighten();
             }
-            self.threshold.raise(top.threshold());
+            self.threshold.raise(rounded_down(top.threshold()));
         }
         Ok(top)
     }
