@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sparse_retrieval import _native as native
-from sparse_retrieval._arrays import as_count, as_rows
+from sparse_retrieval._arrays import as_count, as_rows, of_column
 from sparse_retrieval._changes import Changes
 from sparse_retrieval._ids import as_array, as_ids
 from sparse_retrieval._rows import open_rows
@@ -993,6 +993,7 @@ def _has_one_axis(queries: Any) -> bool:
         return False
     if isinstance(queries, tuple) and len(queries) == 2:
         queries = queries[0]
+    queries = of_column(queries)
     ndim = getattr(queries, "ndim", None)
     if ndim is not None:
         return bool(ndim == 1)
