@@ -141,7 +141,7 @@ def test_enough_documents_are_compressed_and_still_found(
         assert store.is_compressed == (first + 250 >= 1000)
     assert store.index is not None
     assert store.index.bytes_per_item < 70
-    assert len(store) == len(store.index) == 1500
+    assert store.count == len(store.index) == 1500
     shares = [
         len({*found(store, q, k=10)} & {*found(stores[1], q, k=10)}) / 10
         for q in map(str, range(1500, 1600))
@@ -153,13 +153,13 @@ def test_enough_documents_are_compressed_and_still_found(
     assert store.get_by_ids(["7"])[0].page_content == "1501"
     assert store.delete(["7", "no such"])
     assert found(store, "1501", k=1) != ["1501"]
-    assert len(store) == len(store.index) == 1499
+    assert store.count == len(store.index) == 1499
     diverse = store.max_marginal_relevance_search("1501", k=3)
     assert len({one.id for one in diverse}) == 3
     with pytest.raises(ValueError, match="compressed already"):
         store.compress()
     store.delete()
-    assert (len(store), store.is_compressed, found(store, "3")) == (0, False, [])
+    assert (store.count, store.is_compressed, found(store, "3")) == (0, False, [])
 
 
 def test_relevance_scores_are_between_0_and_1(
@@ -223,7 +223,7 @@ def test_a_vector_with_fewer_nonzeros_than_all_before_it_is_taken_too(sample: Sa
     store.add_texts(["16000", "200"], ids=["atom", "5"])
     assert found(store, "16000", k=1) == ["16000"]
     assert found(store, "200", k=1) == ["200"]
-    assert len(store) == 101
+    assert store.count == 101
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ def test_what_cannot_be_saved_leaves_the_old_files(tmp_path: Path) -> None:
     store.add_texts(["b"], [{"set": {1}}], ids=["2"])
     with pytest.raises(TypeError, match="record '2' is not JSON-serialisable"):
         store.save(tmp_path)
-    assert len(SparseVectorStore.load(tmp_path, embedding)) == 1
+    assert SparseVectorStore.load(tmp_path, embedding).count == 1
 
 
 @pytest.mark.parametrize(
@@ -283,7 +283,7 @@ def test_bad_calls_say_what_was_expected(call: Any, error: type[Exception], matc
     store = SparseVectorStore.from_texts(["a", "b"], DeterministicFakeEmbedding(size=6))
     with pytest.raises(error, match=match):
         call(store)
-    assert len(store) == 2
+    assert store.count == 2
 
 
 def test_many_changes_are_folded_into_one_body(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,7 +293,7 @@ def test_many_changes_are_folded_into_one_body(monkeypatch: pytest.MonkeyPatch) 
     for name in names:
         store.add_texts([name], ids=[name])
         assert store.index is not None
-        assert store.index.stats()["changes"]["added"] <= max(8, len(store) // 4)
+        assert store.index.stats()["changes"]["added"] <= max(8, store.count // 4)
     store.delete(names[::2])
     assert [found(store, name, k=1) for name in names[1::2]] == [[name] for name in names[1::2]]
 

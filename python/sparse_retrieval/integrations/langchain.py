@@ -95,7 +95,9 @@ class SparseVectorStore(VectorStore):
         """Whether vectors are held as codes by now."""
         return self._store.is_compressed
 
-    def __len__(self) -> int:
+    @property
+    def count(self) -> int:
+        """The number of documents; no ``len``, for which an empty store would count as false."""
         return len(self._store)
 
     def compress(self, dictionary: Dictionary | None = None) -> None:

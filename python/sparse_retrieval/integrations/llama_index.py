@@ -109,7 +109,9 @@ class SparseVectorStore(BasePydanticVectorStore):
         """Whether vectors are held as codes by now."""
         return self._store.is_compressed
 
-    def __len__(self) -> int:
+    @property
+    def count(self) -> int:
+        """The number of nodes; no ``len``, for which an empty store would count as false."""
         return len(self._store)
 
     def compress(self, dictionary: Dictionary | None = None) -> None:
@@ -223,8 +225,9 @@ class SparseVectorStore(BasePydanticVectorStore):
         Parameters
         ----------
         query : VectorStoreQuery
-            ``query_embedding``, ``similarity_top_k``, ``node_ids``, ``doc_ids``, ``filters``, and
-            ``mode``: "default" or "mmr" (with ``mmr_threshold``, whose default is 0.5).
+            ``query_embedding``, ``similarity_top_k``, ``node_ids``, ``doc_ids`` (of both, none
+            means all), ``filters``, and ``mode``: "default" or "mmr" (with ``mmr_threshold``,
+            whose default is 0.5).
         **kwargs
             ``mmr_threshold``, as LlamaIndex's retrievers hand it on.
 
@@ -244,7 +247,8 @@ class SparseVectorStore(BasePydanticVectorStore):
             raise ValueError(
                 f'the query\'s mode is {query.mode.value}; expected "default" or "mmr"'
             )
-        limits = (query.node_ids, query.doc_ids, query.filters)
+        # an index over a store of texts keeps no ids of its own, and asks with an empty list
+        limits = (query.node_ids or None, query.doc_ids or None, query.filters)
         allowed = None if all(limit is None for limit in limits) else self._chosen(*limits)
         top_k = query.similarity_top_k
         if query.mode == VectorStoreQueryMode.MMR:
