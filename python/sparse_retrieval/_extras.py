@@ -17,6 +17,10 @@ _EXTRA_OF = {
     "rich": "cli",
     "matplotlib": "cli",
     "pyarrow": "parquet",
+    "fastapi": "serve",
+    "uvicorn": "serve",
+    "prometheus_client": "serve",
+    "ray": "ray",
     "scipy": "dev",
 }
 
