@@ -477,5 +477,15 @@ class Dictionary:
             )
         return cls(tensors["atoms"], mean=tensors.get("mean"))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # not the encoders: their Gram matrix is far larger, and made again where it is needed
+        return _rebuilt, (self._atoms, self._mean, self.history)
+
     def __repr__(self) -> str:
         return f"Dictionary({self.n_atoms} atoms of width {self.embedding_dim})"
+
+
+def _rebuilt(atoms: Any, mean: Any, history: tuple[learning.FitRound, ...]) -> Dictionary:
+    dictionary = Dictionary(atoms, mean=mean)
+    dictionary.history = history
+    return dictionary
