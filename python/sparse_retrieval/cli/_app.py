@@ -17,6 +17,7 @@ from sparse_retrieval.cli import (
     fit,
     info,
     search,
+    serve,
     train,
     verify,
 )
@@ -75,6 +76,7 @@ for _module, _name in (
     (evaluate, "eval"),
     (info, "info"),
     (verify, "verify"),
+    (serve, "serve"),
     (demo, "demo"),
 ):
     app.command(_name, help=_unwrapped(_module.command.__doc__), epilog=EPILOG)(_module.command)
