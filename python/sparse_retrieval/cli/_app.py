@@ -16,6 +16,7 @@ from sparse_retrieval.cli import (
     evaluate,
     fit,
     info,
+    merge,
     search,
     train,
     verify,
@@ -75,6 +76,7 @@ for _module, _name in (
     (evaluate, "eval"),
     (info, "info"),
     (verify, "verify"),
+    (merge, "merge"),
     (demo, "demo"),
 ):
     app.command(_name, help=_unwrapped(_module.command.__doc__), epilog=EPILOG)(_module.command)
