@@ -215,7 +215,8 @@ class SparseIndex(Changes):
         Postings list for every latent the items that have it, so that a query with few nonzeros
         looks at those items only. Results are the same to the last bit. All else is shared with
         this index, which stays as it is; :meth:`save` writes the postings too, as sections that
-        older releases skip.
+        older releases skip. On an index with changes these are folded in first: the result is
+        one in memory, of a copy of all rows.
 
         Parameters
         ----------
@@ -248,8 +249,10 @@ class SparseIndex(Changes):
         """
         chosen = _as_block_items(True if block_items is None else block_items)
         assert chosen is not None  # only False asks for none
+        changes = self._native.changes()
+        is_changed = changes["added"] or changes["removed"]
         built = self._native.with_postings(chosen, threads=_as_threads(threads), progress=progress)
-        return type(self)._of(built, self._path)
+        return type(self)._of(built, None if is_changed else self._path)
 
     @classmethod
     def from_embeddings(
@@ -413,9 +416,11 @@ class SparseIndex(Changes):
 
         A reader sees the old file or the new one, never a part; after a crash too. The same
         index gives the same bytes. Changes are folded in: what was removed is not written, and
-        rows are copied as they are stored, but postings and clusters are not written then (see
-        :meth:`with_postings` and :meth:`with_clusters`). A journal of the target is removed;
-        whatever another writer had committed to the target is replaced too.
+        rows are copied as they are stored. Postings are then made again, and rows are put into
+        the clusters that there were, with the setting that was tuned; where there are less than
+        half or more than twice as many items as when clusters were made, these are learnt anew.
+        A journal of the target is removed; whatever another writer had committed to the target
+        is replaced too.
 
         Raises
         ------
@@ -734,7 +739,8 @@ class SparseIndex(Changes):
         Rows, ids and exact results stay as they are; what is added is kept in optional sections
         of the file: a list of the rows of each cluster and a sketch of each row, 4 and at most
         48 bytes an item, and the centroids. :meth:`bytes_per_item` does not count them,
-        :meth:`stats` lists them. A tuned setting is dropped.
+        :meth:`stats` lists them. A tuned setting is dropped. On an index with changes these are
+        folded in first, into a copy of all rows in memory.
 
         Parameters
         ----------

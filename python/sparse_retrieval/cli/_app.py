@@ -16,6 +16,7 @@ from sparse_retrieval.cli import (
     evaluate,
     fit,
     info,
+    merge,
     search,
     serve,
     train,
@@ -76,6 +77,7 @@ for _module, _name in (
     (evaluate, "eval"),
     (info, "info"),
     (verify, "verify"),
+    (merge, "merge"),
     (serve, "serve"),
     (demo, "demo"),
 ):

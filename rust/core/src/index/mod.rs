@@ -9,6 +9,7 @@ mod check;
 mod clusters;
 mod column;
 mod delta;
+mod derived;
 mod fetch;
 mod id_spool;
 pub mod ids;
@@ -38,7 +39,8 @@ use crate::codes::{RankedLayout, RowCoding, RowFormat, RowSpan, RowsView, ValueK
 use crate::control::Control;
 use crate::error::FormatProblem;
 use crate::format::{
-    self, section, Bytes, Cosines, Dtype, FilePart, Header, ItemNorm, SectionData, SectionHeader,
+    self, section, Bytes, Cosines, Disk, Dtype, FilePart, Header, ItemNorm, SectionData,
+    SectionHeader,
 };
 use crate::search::approximate::CoarseAtoms;
 use crate::search::{
@@ -151,8 +153,18 @@ impl Index {
     /// # Errors
     /// [`Error::Io`], [`Error::Interrupted`]; the target is then as it was.
     pub fn save(&self, path: &Path, control: &Control) -> Result<()> {
-        let sections: Vec<_> = self
-            .sections
+        format::write_file(path, self.header.clone(), &self.section_data(), control)
+    }
+
+    /// The same through a given disk, where the caller holds the lock of the path.
+    fn write(&self, disk: &dyn Disk, path: &Path, control: &Control) -> Result<()> {
+        let data = self.section_data();
+        let sections = format::streamed(path, &data, control);
+        format::write_streamed(disk, path, self.header.clone(), sections, control)
+    }
+
+    fn section_data(&self) -> Vec<SectionData<'_>> {
+        self.sections
             .iter()
             .map(|(name, bytes)| {
                 let entry = self
@@ -169,8 +181,7 @@ impl Index {
                     bytes: bytes.as_slice(),
                 }
             })
-            .collect();
-        format::write_file(path, self.header.clone(), &sections, control)
+            .collect()
     }
 
     /// Number of items.
