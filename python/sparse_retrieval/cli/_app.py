@@ -16,7 +16,9 @@ from sparse_retrieval.cli import (
     evaluate,
     fit,
     info,
+    merge,
     search,
+    serve,
     train,
     verify,
 )
@@ -75,6 +77,8 @@ for _module, _name in (
     (evaluate, "eval"),
     (info, "info"),
     (verify, "verify"),
+    (merge, "merge"),
+    (serve, "serve"),
     (demo, "demo"),
 ):
     app.command(_name, help=_unwrapped(_module.command.__doc__), epilog=EPILOG)(_module.command)
