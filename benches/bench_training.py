@@ -199,7 +199,14 @@ def steps(rounds: int) -> dict[str, Any]:
     assert losses["sparse"] == pytest.approx(losses["dense"], abs=1e-5)
     seconds: dict[str, list[float]] = {which: [] for which in made}
     cpu: dict[str, list[float]] = {which: [] for which in made}
+    encoder = CompresSAE(x.shape[1], LATENTS, K)
+    encoding: dict[str, list[float]] = {"full": [], "bf16": []}
     for _ in range(rounds):
+        for precision, of in encoding.items():
+            dtype = torch.bfloat16 if precision == "bf16" else None
+            wall = time.perf_counter()
+            encoder.encode(x, 4 * K, compute_dtype=dtype)
+            of.append(time.perf_counter() - wall)
         for which, step in made.items():
             wall, on_cpu = time.perf_counter(), time.process_time()
             step()
@@ -216,6 +223,7 @@ def steps(rounds: int) -> dict[str, Any]:
         "k": K,
         "rounds": rounds,
         "threads": torch.get_num_threads(),
+        "encode_median_s": {name: float(np.median(of)) for name, of in encoding.items()},
         "steps": {
             which: {
                 "median_s": float(np.median(seconds[which])),
