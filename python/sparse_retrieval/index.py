@@ -784,6 +784,7 @@ class SparseIndex(Changes):
         k: int = 100,
         *,
         threads: int | None = None,
+        progress: Progress | None = None,
     ) -> Approximate:
         """Find the cheapest setting that keeps a share of exact search's results.
 
@@ -801,6 +802,9 @@ class SparseIndex(Changes):
             Results a query.
         threads : int, optional
             Default: all processors.
+        progress : callable, optional
+            Called after each setting that was tried, some dozens, with the number of queries
+            answered so far.
 
         Returns
         -------
@@ -815,7 +819,7 @@ class SparseIndex(Changes):
             do not fit.
         """
         k = as_count(k, "k")
-        setting, reached = tune(self, target, queries, k, threads)
+        setting, reached = tune(self, target, queries, k, threads, progress)
         self._native = self._native.with_tuned(
             clusters=setting.clusters,
             rerank=setting.rerank,
