@@ -34,6 +34,8 @@ _ATTEMPTS = 4
 class _Replica:
     actor: Any
     node: str
+    started: Any  # the answer to its first question, which comes when its file is open
+    ready: bool = False
     busy: int = 0
 
 
@@ -132,7 +134,8 @@ class ShardedIndex:
 
     def _open(self) -> None:
         for shard in self._shards:
-            shard.replicas = [self._start(shard) for _ in range(self._wanted)]
+            for _ in range(self._wanted):  # one by one: each looks where the others are
+                shard.replicas.append(self._start(shard))
         infos = [
             self._ask(shard, lambda actor: actor.call.remote("info")) for shard in self._shards
         ]
@@ -334,7 +337,10 @@ class ShardedIndex:
     def _free(self, shard: _Shard, *, counted: bool = True) -> _Replica:
         """The replica with the least to do; those that came first among equals."""
         with self._lock:
-            chosen = min(shard.replicas, key=lambda replica: replica.busy)
+            for replica in shard.replicas:
+                replica.ready = replica.ready or self._has_started(replica)
+            # one that is still starting has nothing to do, and would keep its caller waiting
+            chosen = min(shard.replicas, key=lambda replica: (not replica.ready, replica.busy))
             if counted:
                 chosen.busy += 1
                 # to the end of the line, so that equals take turns
@@ -349,7 +355,11 @@ class ShardedIndex:
         actor = self._actor.options(scheduling_strategy=where).remote(
             shard.path, mmap=self._mmap, content=shard.content
         )
-        return _Replica(actor, node)
+        return _Replica(actor, node, actor.call.remote("info"))
+
+    def _has_started(self, replica: _Replica) -> bool:
+        """Whether it has opened its file, or failed to: then its caller finds out."""
+        return bool(self._ray.wait([replica.started], timeout=0)[0])
 
     def _emptiest(self, shard: _Shard) -> str:
         """The machine that holds no replica of this shard, if there is one, and fewest of all."""
