@@ -10,13 +10,13 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from sparse_retrieval import _native as native
-from sparse_retrieval._arrays import as_count, as_rows
+from sparse_retrieval._arrays import as_count, as_rows, of_column
 from sparse_retrieval._changes import Changes
 from sparse_retrieval._ids import as_array, as_ids
 from sparse_retrieval._rows import open_rows
@@ -24,6 +24,9 @@ from sparse_retrieval.approximate import Approximate, tune
 from sparse_retrieval.codes import SparseCodes, as_codes, holds_codes
 from sparse_retrieval.dictionary import Dictionary
 from sparse_retrieval.selection import Bitmap, Lists, as_exclusions, as_filter, of_queries
+
+if TYPE_CHECKING:
+    from sparse_retrieval.interpret import MatchExplanation
 
 Metric = Literal["inner_product", "cosine"]
 Mode = Literal["sparse", "reconstructed", "dense"]
@@ -212,7 +215,8 @@ class SparseIndex(Changes):
         Postings list for every latent the items that have it, so that a query with few nonzeros
         looks at those items only. Results are the same to the last bit. All else is shared with
         this index, which stays as it is; :meth:`save` writes the postings too, as sections that
-        older releases skip.
+        older releases skip. On an index with changes these are folded in first: the result is
+        one in memory, of a copy of all rows.
 
         Parameters
         ----------
@@ -245,8 +249,10 @@ class SparseIndex(Changes):
         """
         chosen = _as_block_items(True if block_items is None else block_items)
         assert chosen is not None  # only False asks for none
+        changes = self._native.changes()
+        is_changed = changes["added"] or changes["removed"]
         built = self._native.with_postings(chosen, threads=_as_threads(threads), progress=progress)
-        return type(self)._of(built, self._path)
+        return type(self)._of(built, None if is_changed else self._path)
 
     @classmethod
     def from_embeddings(
@@ -410,9 +416,11 @@ class SparseIndex(Changes):
 
         A reader sees the old file or the new one, never a part; after a crash too. The same
         index gives the same bytes. Changes are folded in: what was removed is not written, and
-        rows are copied as they are stored, but postings and clusters are not written then (see
-        :meth:`with_postings` and :meth:`with_clusters`). A journal of the target is removed;
-        whatever another writer had committed to the target is replaced too.
+        rows are copied as they are stored. Postings are then made again, and rows are put into
+        the clusters that there were, with the setting that was tuned; where there are less than
+        half or more than twice as many items as when clusters were made, these are learnt anew.
+        A journal of the target is removed; whatever another writer had committed to the target
+        is replaced too.
 
         Raises
         ------
@@ -579,7 +587,8 @@ class SparseIndex(Changes):
         -------
         dict
             ``way``: "scan" (every row in double precision), "integer_pass" (all rows as 8-bit
-            integers for 64 queries at once, then scores of what is left), "postings" (the lists
+            integers for 64 queries at once, then scores of what is left), "rough_scan" (the same
+            in 16-bit integers for one query after the other), "postings" (the lists
             of the query's latents) or "clusters" (approximate, where asked for); ``reason``: one
             sentence; ``mode``; ``queries`` and ``k``.
 
@@ -604,6 +613,46 @@ class SparseIndex(Changes):
             approximate=self._setting(approximate),
         )
         return {"way": way, "reason": reason, "mode": name, "queries": len(asked), "k": k}
+
+    def explain_match(
+        self, query: Any, id: int | str, *, mode: Mode | None = None
+    ) -> MatchExplanation:
+        """Why an item has the score that it has: what each of its latents adds.
+
+        Parameters
+        ----------
+        query : array_like of float, shape (d,), or one row of codes
+            As :meth:`search` takes it. ``index.get([other])`` compares two items.
+        id : int or str
+            The item.
+        mode : {"dense", "reconstructed", "sparse"}, optional
+            As in :meth:`search`.
+
+        Returns
+        -------
+        MatchExplanation
+            The score as :meth:`search` returns it, and its parts by latent; ``shared`` are those
+            that the query's code has too. Printed, it is a small table.
+
+        Raises
+        ------
+        KeyError
+            If no item has this id.
+        TypeError, ValueError
+            As :meth:`search`; also if there is more than one query.
+
+        Examples
+        --------
+        >>> import sparse_retrieval as sr
+        >>> codes = sr.SparseCodes([[0, 2], [1, 2]], [[0.6, 0.8], [1.0, -0.2]], dim=3)
+        >>> index = sr.SparseIndex.from_codes(codes)
+        >>> print(index.explain_match(codes[0], 1))
+        item 1: sparse score -0.1600
+          -0.1600  latent 2 (in both)
+        """
+        from sparse_retrieval.interpret import explain_match
+
+        return explain_match(self, query, id, mode=mode)
 
     def _mode_for(self, asked: Any, mode: Any) -> str:
         if mode is not None:
@@ -690,7 +739,8 @@ class SparseIndex(Changes):
         Rows, ids and exact results stay as they are; what is added is kept in optional sections
         of the file: a list of the rows of each cluster and a sketch of each row, 4 and at most
         48 bytes an item, and the centroids. :meth:`bytes_per_item` does not count them,
-        :meth:`stats` lists them. A tuned setting is dropped.
+        :meth:`stats` lists them. A tuned setting is dropped. On an index with changes these are
+        folded in first, into a copy of all rows in memory.
 
         Parameters
         ----------
@@ -993,6 +1043,7 @@ def _has_one_axis(queries: Any) -> bool:
         return False
     if isinstance(queries, tuple) and len(queries) == 2:
         queries = queries[0]
+    queries = of_column(queries)
     ndim = getattr(queries, "ndim", None)
     if ndim is not None:
         return bool(ndim == 1)

@@ -104,9 +104,10 @@ impl Index {
         threads: Option<usize>,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
-        let snapshot = self.unchanged()?;
+        let snapshot = self.live.snapshot();
         let core = gate(py, threads, progress, |control| {
-            snapshot.base().with_postings(block_items, control)
+            let index = snapshot.without_changes(control)?;
+            index.with_postings(block_items, control)
         })?;
         Ok(self.remade(core))
     }
@@ -238,9 +239,10 @@ impl Index {
             seed,
             kernels: Kernels::from_environment().map_err(to_python)?,
         };
-        let snapshot = self.unchanged()?;
+        let snapshot = self.live.snapshot();
         let core = gate(py, threads, progress, |control| {
-            snapshot.base().with_clusters(&options, control)
+            let index = snapshot.without_changes(control)?;
+            index.with_clusters(&options, control)
         })?;
         Ok(self.remade(core))
     }
@@ -691,14 +693,15 @@ impl Index {
         Base(self.live.snapshot())
     }
 
-    /// The index, which must have no changes: sections that follow from all rows are made of it.
+    /// The index, which must have no changes.
     fn unchanged(&self) -> PyResult<Arc<Snapshot>> {
         let snapshot = self.live.snapshot();
         if snapshot.is_base() {
             return Ok(snapshot);
         }
         Err(PyValueError::new_err(
-            "this index has changes; save it, and do this with the opened file",
+            "this index has changes, which the clusters do not hold; save it, and tune the opened \
+             file",
         ))
     }
 

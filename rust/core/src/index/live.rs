@@ -250,7 +250,7 @@ impl LiveIndex {
 
     /// Writes the index to a file, without what was removed, and removes the file's journal. Onto
     /// the file that it was opened from, the index goes on from the new one. Where there were
-    /// changes, the file has no postings.
+    /// changes, postings and clusters of the base are made again of the rows that are left.
     ///
     /// # Errors
     /// [`Error::Locked`], [`Error::Io`], [`Error::Interrupted`]; the target is then as it was, or

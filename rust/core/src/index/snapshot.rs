@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::fetch::codes_of;
 use super::ids::{Id, Ids, OwnedIds};
-use super::Index;
+use super::{merge, Index};
 use crate::codes::Codes;
 use crate::control::Control;
 use crate::search::{Bitmap, Exclusions, Hit, Queries, Request, Selection};
@@ -128,6 +128,19 @@ impl Snapshot {
     /// True where it is the base alone.
     pub fn is_base(&self) -> bool {
         self.dead.count() == 0 && self.added.is_none()
+    }
+
+    /// All of it as an index without changes: the base itself where there are none, else one in
+    /// memory, with postings and clusters where the base has them.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`], [`Error::Interrupted`], [`Error::Io`] where there is no room for
+    /// temporary files.
+    pub fn without_changes(self: &Arc<Self>, control: &Control) -> Result<Arc<Index>> {
+        if self.is_base() {
+            return Ok(Arc::clone(&self.base));
+        }
+        Ok(Arc::new(merge::in_memory(&[Arc::clone(self)], control)?))
     }
 
     /// Rows of the base that are left.
