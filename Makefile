@@ -18,10 +18,10 @@ export PYO3_PYTHON := $(abspath $(BIN)/python)
 bench demo: export OMP_WAIT_POLICY = passive
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test lint bench demo docs check-tools
+.PHONY: help dev test test-distributed lint bench demo docs check-tools
 
 help: ## Show this help
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 dev: $(BIN)/python check-tools ## Make .venv and install the package in it, editable, with every tool
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
@@ -29,6 +29,10 @@ dev: $(BIN)/python check-tools ## Make .venv and install the package in it, edit
 test: dev lint ## Run everything that must hold: lint, Rust tests, Python tests
 	cargo test --workspace --locked
 	$(BIN)/python -m pytest
+
+test-distributed: $(BIN)/python check-tools ## Test the Ray paths, in .venv with the extra ray
+	$(BIN)/python -m pip install --quiet --editable '.[dev,ray]'
+	$(BIN)/python -m pytest tests/distributed
 
 lint: dev ## Check formatting, lints, types, and the stubs against the built module
 	cargo fmt --all --check

@@ -25,7 +25,7 @@ from sparse_retrieval.evaluate import exact_top_k, recall_at
 
 ROWS, WIDTH, LATENTS, K = 600, 16, 64, 6
 COMMANDS = ["compress", "train", "fit", "encode", "build", "search", "eval"]
-COMMANDS += ["info", "verify", "merge", "demo"]
+COMMANDS += ["info", "verify", "merge", "serve", "demo"]
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,11 @@ BAD_TRAININGS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"wide_factor": 0}, ValueError, "wide_factor must be at least 1, got 0"),
     ({"wide_weight": -0.5}, ValueError, "wide_weight must not be negative, got -0.5"),
     ({"dead_after_items": 0}, ValueError, "dead_after_items must be at least 1, got 0"),
-    ({"schedule": "cosine"}, ValueError, "schedule must be 'constant' or 'linear', got 'cosine'"),
+    (
+        {"schedule": "stepped"},
+        ValueError,
+        "schedule must be 'constant', 'linear' or 'cosine', got 'stepped'",
+    ),
 ]
 
 

@@ -17,7 +17,7 @@ _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 def as_numbers(x: Any, name: str) -> npt.NDArray[Any]:
-    """An array of real numbers; torch tensors on any device are accepted.
+    """An array of real numbers; torch tensors on any device and Arrow columns are accepted.
 
     Raises
     ------
@@ -31,6 +31,7 @@ def as_numbers(x: Any, name: str) -> npt.NDArray[Any]:
         if x.dtype.is_floating_point and x.element_size() == 2:
             x = x.float()  # numpy has no bfloat16
         x = x.numpy()
+    x = of_column(x)
     try:
         array = np.asarray(x)
     except ValueError as error:
@@ -38,6 +39,20 @@ def as_numbers(x: Any, name: str) -> npt.NDArray[Any]:
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{name} has dtype {array.dtype}; expected real numbers, as float32")
     return array
+
+
+def of_column(x: Any) -> Any:
+    """The matrix of a pyarrow or polars column of lists of numbers; all else as it is."""
+    top = type(x).__module__.partition(".")[0]
+    if top not in ("pyarrow", "polars"):
+        return x
+    # a table or frame has neither: its columns of numbers are a matrix by themselves
+    kind = str(getattr(x, "type" if top == "pyarrow" else "dtype", "")).lower()
+    if not kind.startswith(("list", "large_list", "fixed_size_list", "array")):
+        return x
+    from sparse_retrieval.integrations.arrow import as_matrix
+
+    return as_matrix(x)
 
 
 def as_rows(x: Any, name: str, dtype: type[FloatT]) -> npt.NDArray[FloatT]:

@@ -17,7 +17,19 @@ _EXTRA_OF = {
     "rich": "cli",
     "matplotlib": "cli",
     "pyarrow": "parquet",
-    "scipy": "dev",
+    "polars": "polars",
+    "scipy": "scipy",
+    "sklearn": "sklearn",
+    "huggingface_hub": "hub",
+    "sentence_transformers": "sentence-transformers",
+    "langchain_core": "langchain",
+    "llama_index": "llama-index",
+    "haystack": "haystack",
+    "qdrant_client": "qdrant",
+    "fastapi": "serve",
+    "uvicorn": "serve",
+    "prometheus_client": "serve",
+    "ray": "ray",
 }
 
 

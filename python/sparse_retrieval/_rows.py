@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sparse_retrieval._arrays import of_column
 from sparse_retrieval._extras import require
 
 #: Rows decoded at once from a Parquet file: 12 MB of float32 at 384 columns.
@@ -62,7 +63,7 @@ def open_rows(x: Any, column: str | None = None) -> Any:
             f"column is {column!r}, but x is no .parquet file: only those have columns"
         )
     if path is None:
-        return x
+        return of_column(x)
     if suffix == ".parquet":
         return ParquetRows(path, column)
     if suffix != ".npy":

@@ -1,10 +1,11 @@
 """Sparse codes in memory: a validated, immutable compressed-sparse-row container.
 
-Knows nothing of dictionaries, indexes or files.
+Knows nothing of dictionaries or indexes.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy.typing as npt
 from sparse_retrieval import _native
 from sparse_retrieval._arrays import as_count, as_numbers, as_rows
 from sparse_retrieval._extras import require
+from sparse_retrieval._files import replacing
 
 
 class SparseCodes:
@@ -165,6 +167,70 @@ class SparseCodes:
         return cls.from_csr(csr.indptr, csr.indices, csr.data, csr.shape[1])
 
     @classmethod
+    def from_arrow(
+        cls, data: Any, *, dim: int | None = None, column: str | None = None
+    ) -> SparseCodes:
+        """Codes from an Arrow column of lists of structs ``latent`` and ``value``.
+
+        Parameters
+        ----------
+        data : pyarrow array, chunked array, record batch or table, or polars Series or DataFrame
+            Or whatever else exports Arrow data through the C interface.
+        dim : int, optional
+            Number of latents. Default: what the column's metadata says.
+        column : str, optional
+            Of a table. Default: the only column of codes.
+
+        Returns
+        -------
+        SparseCodes
+            Over the column's own memory where that is one chunk in canonical form, with
+            ``uint32`` latents and ``float32`` values, as :meth:`to_arrow` makes it. Its memory
+            must not be written to, which Arrow asks of everyone.
+
+        Raises
+        ------
+        ImportError
+            If pyarrow is not installed.
+        TypeError
+            If there is no such column.
+        ValueError
+            If something is null, nothing tells the number of latents, or as the constructor.
+        """
+        from sparse_retrieval.integrations import arrow
+
+        return arrow.from_arrow(data, dim=dim, column=column)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> SparseCodes:
+        """Read a safetensors file that :meth:`save` wrote.
+
+        Raises
+        ------
+        ImportError
+            If safetensors is not installed.
+        OSError
+            If the file cannot be read.
+        ValueError
+            If it is not such a file, or what it holds is not sound.
+        """
+        safetensors = require("safetensors", "SparseCodes.load")
+        try:
+            with safetensors.safe_open(os.fspath(path), framework="numpy") as file:
+                metadata = file.metadata() or {}
+                parts = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except safetensors.SafetensorError as error:
+            raise ValueError(f"{os.fspath(path)} is not a safetensors file: {error}") from None
+        if set(parts) != {"indptr", "latents", "values"} or not metadata.get("dim", "").isdigit():
+            raise ValueError(
+                f"{os.fspath(path)} holds {sorted(parts)} and metadata {sorted(metadata)}; "
+                "expected indptr, latents and values, and dim, as SparseCodes.save writes them"
+            )
+        return cls.from_csr(
+            parts["indptr"], parts["latents"], parts["values"], int(metadata["dim"])
+        )
+
+    @classmethod
     def from_dense(cls, x: Any) -> SparseCodes:
         """Codes from the nonzeros of a dense array of shape (n, dim), or (dim,).
 
@@ -241,12 +307,73 @@ class SparseCodes:
         )
         return codes
 
-    def to_scipy(self) -> Any:
-        """The codes as a ``scipy.sparse.csr_array`` of shape (n, dim) and float32."""
+    def to_scipy(self, *, copy: bool = True) -> Any:
+        """The codes as a ``scipy.sparse.csr_array`` of shape (n, dim) and float32.
+
+        Parameters
+        ----------
+        copy : bool, default True
+            False shares the values and, below 2^31 nonzeros, the latents; the matrix can then
+            not be changed in place, and the few routines that insist on writable arrays refuse
+            it.
+        """
         sparse = require("scipy.sparse", "SparseCodes.to_scipy")
         index = np.int32 if max(self.nnz, self.dim) < 2**31 else np.int64
-        parts = (self.values.copy(), self.latents.astype(index), self.indptr.astype(index))
-        return sparse.csr_array(parts, shape=self.shape)
+        if copy:
+            parts = (self.values.copy(), self.latents.astype(index), self.indptr.astype(index))
+            return sparse.csr_array(parts, shape=self.shape)
+        # latents are below 2^31: the same bits as int32
+        latents = self.latents.view(np.int32).astype(index, copy=False)
+        matrix = sparse.csr_array(
+            (self.values, latents, self.indptr.astype(index)), shape=self.shape, copy=False
+        )
+        matrix.has_canonical_format = True  # known, so that scipy does not try to sort in place
+        return matrix
+
+    def to_arrow(self) -> Any:
+        """The codes as a ``pyarrow.LargeListArray`` of structs ``latent``, ``value``; no copy.
+
+        Raises
+        ------
+        ImportError
+            If pyarrow is not installed.
+        """
+        from sparse_retrieval.integrations import arrow
+
+        return arrow.to_arrow(self)
+
+    def __arrow_c_array__(self, requested_schema: object = None) -> tuple[object, object]:
+        """Export by Arrow's C interface: ``pyarrow.array(codes)``, ``polars.Series(codes)``."""
+        exported: tuple[object, object] = self.to_arrow().__arrow_c_array__(requested_schema)
+        return (self.__arrow_c_schema__(), exported[1]) if requested_schema is None else exported
+
+    def __arrow_c_schema__(self) -> object:
+        """The schema of that export; its metadata hold ``dim``."""
+        from sparse_retrieval.integrations import arrow
+
+        return arrow.field_of(self.dim).__arrow_c_schema__()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a safetensors file, which appears whole or not at all.
+
+        Tensors ``indptr`` (int64), ``latents`` (uint32) and ``values`` (float32), and ``dim``
+        among the metadata.
+
+        Raises
+        ------
+        ImportError
+            If safetensors is not installed.
+        OSError
+            If the file cannot be written.
+        """
+        safetensors = require("safetensors.numpy", "SparseCodes.save")
+        tensors = {
+            "indptr": self.indptr.view(np.int64),
+            "latents": self.latents,
+            "values": self.values,
+        }
+        with replacing(path) as temporary:
+            safetensors.save_file(tensors, temporary, metadata={"dim": str(self.dim)})
 
     def to_dense(self) -> npt.NDArray[np.float32]:
         """The codes as a dense float32 array of shape (n, dim)."""
@@ -254,9 +381,33 @@ class SparseCodes:
         dense[self._row_of_nonzeros(), self.latents] = self.values
         return dense
 
-    def to_torch(self) -> Any:
-        """The codes as a coalesced sparse COO torch tensor of shape (n, dim) and float32."""
+    def to_torch(self, *, layout: str = "coo") -> Any:
+        """The codes as a sparse torch tensor of shape (n, dim) and float32; a copy.
+
+        Parameters
+        ----------
+        layout : {"coo", "csr"}, default "coo"
+            Coalesced coordinates, or compressed rows with int64 indices. Both are copies: torch
+            knows no tensor that cannot be written to.
+
+        Raises
+        ------
+        ImportError
+            If torch is not installed.
+        ValueError
+            For another layout.
+        """
         torch = require("torch", "SparseCodes.to_torch")
+        if layout not in ("coo", "csr"):
+            raise ValueError(f'layout is {layout!r}; expected "coo" or "csr"')
+        if layout == "csr":
+            return torch.sparse_csr_tensor(
+                torch.from_numpy(self.indptr.astype(np.int64)),
+                torch.from_numpy(self.latents.astype(np.int64)),
+                torch.from_numpy(self.values.copy()),
+                size=self.shape,
+                check_invariants=False,
+            )
         indices = np.stack([self._row_of_nonzeros(), self.latents.astype(np.int64)])
         return torch.sparse_coo_tensor(
             torch.from_numpy(indices),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,9 @@ from sparse_retrieval._arrays import as_rows
 from sparse_retrieval._extras import require
 from sparse_retrieval._files import replacing
 from sparse_retrieval.codes import SparseCodes, as_codes
+
+if TYPE_CHECKING:
+    from sparse_retrieval.interpret import AtomDescription
 
 #: How far from 1 an atom's norm may be: float16 storage of unit rows stays well within it.
 _NORM_TOLERANCE = 1e-3
@@ -434,6 +437,50 @@ class Dictionary:
             out += self._mean
         return out
 
+    def describe(
+        self, atom: int, codes: Any, *, names: Any = None, top: int = 10
+    ) -> AtomDescription:
+        """What an atom stands for: the items that use it most.
+
+        Parameters
+        ----------
+        atom : int
+            The latent, 0 to s - 1.
+        codes : SparseIndex, SparseCodes, scipy sparse matrix, or (indices, values)
+            Items over these atoms. An index of many items is better unpacked once, by
+            ``index.get(index.ids)``, when many atoms are described.
+        names : sequence of str, optional
+            A name for each item, in their order.
+        top : int, default 10
+            Items to list of each sign.
+
+        Returns
+        -------
+        AtomDescription
+            The strongest items of each sign, how many use the atom, and atoms like it. Printed,
+            it is a small table.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If there is no such atom, codes are over other latents, or there are more or fewer
+            names than items.
+
+        Examples
+        --------
+        >>> import numpy as np, sparse_retrieval as sr
+        >>> dictionary = sr.Dictionary(np.eye(3))
+        >>> codes = sr.SparseCodes([[0, 2], [1, 2]], [[0.6, 0.8], [1.0, -0.2]], dim=3)
+        >>> print(dictionary.describe(2, codes, names=["apple", "boat"]))
+        atom 2: used by 2 of 2 items (100.00%)
+          +0.800  apple
+          -0.200  boat
+          similar atoms: 0 (+0.00), 1 (+0.00)
+        """
+        from sparse_retrieval.interpret import describe
+
+        return describe(self, atom, codes, names=names, top=top)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write atoms and mean to a safetensors file, which appears whole or not at all.
 
@@ -477,5 +524,15 @@ class Dictionary:
             )
         return cls(tensors["atoms"], mean=tensors.get("mean"))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # the Gram matrix is not carried along: whoever encodes makes it anew
+        return _restored, (self._atoms, self._mean, self.history)
+
     def __repr__(self) -> str:
         return f"Dictionary({self.n_atoms} atoms of width {self.embedding_dim})"
+
+
+def _restored(atoms: Any, mean: Any, history: tuple[learning.FitRound, ...]) -> Dictionary:
+    dictionary = Dictionary(atoms, mean=mean)
+    dictionary.history = history
+    return dictionary

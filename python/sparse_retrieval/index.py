@@ -10,13 +10,13 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from sparse_retrieval import _native as native
-from sparse_retrieval._arrays import as_count, as_rows
+from sparse_retrieval._arrays import as_count, as_rows, of_column
 from sparse_retrieval._changes import Changes
 from sparse_retrieval._ids import as_array, as_ids
 from sparse_retrieval._rows import open_rows
@@ -24,6 +24,9 @@ from sparse_retrieval.approximate import Approximate, tune
 from sparse_retrieval.codes import SparseCodes, as_codes, holds_codes
 from sparse_retrieval.dictionary import Dictionary
 from sparse_retrieval.selection import Bitmap, Lists, as_exclusions, as_filter, of_queries
+
+if TYPE_CHECKING:
+    from sparse_retrieval.interpret import MatchExplanation
 
 Metric = Literal["inner_product", "cosine"]
 Mode = Literal["sparse", "reconstructed", "dense"]
@@ -593,7 +596,8 @@ class SparseIndex(Changes):
         -------
         dict
             ``way``: "scan" (every row in double precision), "integer_pass" (all rows as 8-bit
-            integers for 64 queries at once, then scores of what is left), "postings" (the lists
+            integers for 64 queries at once, then scores of what is left), "rough_scan" (the same
+            in 16-bit integers for one query after the other), "postings" (the lists
             of the query's latents) or "clusters" (approximate, where asked for); ``reason``: one
             sentence; ``mode``; ``queries`` and ``k``.
 
@@ -618,6 +622,46 @@ class SparseIndex(Changes):
             approximate=self._setting(approximate),
         )
         return {"way": way, "reason": reason, "mode": name, "queries": len(asked), "k": k}
+
+    def explain_match(
+        self, query: Any, id: int | str, *, mode: Mode | None = None
+    ) -> MatchExplanation:
+        """Why an item has the score that it has: what each of its latents adds.
+
+        Parameters
+        ----------
+        query : array_like of float, shape (d,), or one row of codes
+            As :meth:`search` takes it. ``index.get([other])`` compares two items.
+        id : int or str
+            The item.
+        mode : {"dense", "reconstructed", "sparse"}, optional
+            As in :meth:`search`.
+
+        Returns
+        -------
+        MatchExplanation
+            The score as :meth:`search` returns it, and its parts by latent; ``shared`` are those
+            that the query's code has too. Printed, it is a small table.
+
+        Raises
+        ------
+        KeyError
+            If no item has this id.
+        TypeError, ValueError
+            As :meth:`search`; also if there is more than one query.
+
+        Examples
+        --------
+        >>> import sparse_retrieval as sr
+        >>> codes = sr.SparseCodes([[0, 2], [1, 2]], [[0.6, 0.8], [1.0, -0.2]], dim=3)
+        >>> index = sr.SparseIndex.from_codes(codes)
+        >>> print(index.explain_match(codes[0], 1))
+        item 1: sparse score -0.1600
+          -0.1600  latent 2 (in both)
+        """
+        from sparse_retrieval.interpret import explain_match
+
+        return explain_match(self, query, id, mode=mode)
 
     def _mode_for(self, asked: Any, mode: Any) -> str:
         if mode is not None:
@@ -1010,6 +1054,7 @@ def _has_one_axis(queries: Any) -> bool:
         return False
     if isinstance(queries, tuple) and len(queries) == 2:
         queries = queries[0]
+    queries = of_column(queries)
     ndim = getattr(queries, "ndim", None)
     if ndim is not None:
         return bool(ndim == 1)

@@ -18,6 +18,7 @@ from sparse_retrieval.cli import (
     info,
     merge,
     search,
+    serve,
     train,
     verify,
 )
@@ -77,6 +78,7 @@ for _module, _name in (
     (info, "info"),
     (verify, "verify"),
     (merge, "merge"),
+    (serve, "serve"),
     (demo, "demo"),
 ):
     app.command(_name, help=_unwrapped(_module.command.__doc__), epilog=EPILOG)(_module.command)

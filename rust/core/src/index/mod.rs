@@ -324,15 +324,14 @@ impl Index {
         let bytes = self.section(section::DICTIONARY)?;
         let entry = self.header.section(section::DICTIONARY)?;
         let d = *entry.shape.get(1)? as usize;
-        let rows = if entry.dtype == Dtype::F16.name() {
-            self.wide_atoms.get_or_init(|| {
-                let halves: &[f16] = bytes.numbers();
-                halves.iter().map(|half| half.to_f32()).collect()
-            })
-        } else {
-            bytes.numbers()
-        };
-        Atoms::new(rows, d).ok()
+        if entry.dtype != Dtype::F16.name() {
+            return Atoms::new(bytes.numbers(), d).ok();
+        }
+        let halves: &[f16] = bytes.numbers();
+        let rows = self
+            .wide_atoms
+            .get_or_init(|| halves.iter().map(|half| half.to_f32()).collect());
+        Some(Atoms::new(rows, d).ok()?.with_halves(halves))
     }
 
     /// What is added to every decoded item, where there is something.
@@ -591,6 +590,11 @@ impl Index {
         let source = self.weight_source(queries, request);
         let postings = self.postings();
         let plan = search::plan::plan(&data, queries.len(), request, postings.is_some());
+        if matches!(plan.way, Way::Scan | Way::RoughScan | Way::IntegerPass) {
+            if let Some(rows) = self.section(section::ROWS) {
+                rows.expect_in_order();
+            }
+        }
         match (plan.way, postings, approximate) {
             (Way::Clusters, _, Some(setting)) => {
                 let parts = self.approximate_for(mode)?;
@@ -599,6 +603,7 @@ impl Index {
             (Way::Postings, Some(postings), _) => {
                 search::walk(&postings, &data, &source, k, selection, control)
             }
+            (Way::RoughScan, ..) => search::rough::search(&data, &source, k, selection, control),
             (Way::IntegerPass, ..) => search::batch::search(&data, &source, k, selection, control),
             _ => search::scan(&data, &source, k, selection, control),
         }
