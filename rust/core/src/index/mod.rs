@@ -18,6 +18,7 @@ mod merge;
 mod part;
 mod replay;
 mod scale_unit;
+mod seen;
 mod snapshot;
 mod snapshot_search;
 mod spool;
