@@ -18,7 +18,7 @@ export PYO3_PYTHON := $(abspath $(BIN)/python)
 bench demo: export OMP_WAIT_POLICY = passive
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test test-distributed lint bench demo docs check-tools
+.PHONY: help dev test test-distributed test-browser lint bench demo docs check-tools
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,11 @@ test: dev lint ## Run everything that must hold: lint, Rust tests, Python tests
 test-distributed: $(BIN)/python check-tools ## Test the Ray paths, in .venv with the extra ray
 	$(BIN)/python -m pip install --quiet --editable '.[dev,ray]'
 	$(BIN)/python -m pytest tests/distributed
+
+test-browser: dev ## Test the page of `explore` in a headless Chromium (of the system, if there is one)
+	$(BIN)/python -m pip install --quiet playwright
+	command -v chromium google-chrome >/dev/null || $(BIN)/python -m playwright install chromium
+	$(BIN)/python -m pytest tests/browser
 
 lint: dev ## Check formatting, lints, types, and the stubs against the built module
 	cargo fmt --all --check
