@@ -18,10 +18,10 @@ export PYO3_PYTHON := $(abspath $(BIN)/python)
 bench demo: export OMP_WAIT_POLICY = passive
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test lint bench demo docs check-tools
+.PHONY: help dev test test-distributed test-browser lint bench demo docs check-tools
 
 help: ## Show this help
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 dev: $(BIN)/python check-tools ## Make .venv and install the package in it, editable, with every tool
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
@@ -29,6 +29,15 @@ dev: $(BIN)/python check-tools ## Make .venv and install the package in it, edit
 test: dev lint ## Run everything that must hold: lint, Rust tests, Python tests
 	cargo test --workspace --locked
 	$(BIN)/python -m pytest
+
+test-distributed: $(BIN)/python check-tools ## Test the Ray paths, in .venv with the extra ray
+	$(BIN)/python -m pip install --quiet --editable '.[dev,ray]'
+	$(BIN)/python -m pytest tests/distributed
+
+test-browser: dev ## Test the page of `explore` in a headless Chromium (of the system, if there is one)
+	$(BIN)/python -m pip install --quiet playwright
+	command -v chromium google-chrome >/dev/null || $(BIN)/python -m playwright install chromium
+	$(BIN)/python -m pytest tests/browser
 
 lint: dev ## Check formatting, lints, types, and the stubs against the built module
 	cargo fmt --all --check

@@ -37,7 +37,7 @@ from torch import Tensor
 
 from sparse_retrieval.training import CompresSAE, TrainConfig, train
 from sparse_retrieval.training.config import Init
-from sparse_retrieval.training.trainer import _Loop
+from sparse_retrieval.training.loop import Loop
 
 BATCH, DIM, LATENTS, K = 4096, 384, 4096, 32
 LR = TrainConfig().lr
@@ -89,7 +89,7 @@ def make_step(which: str, x: Tensor) -> Step:
         dense = Dense(model)
         del model
         return lambda: dense.step(x)
-    loop = _Loop(model, TrainConfig(lr=LR))
+    loop = Loop(model, TrainConfig(lr=LR))
     return lambda: loop.step(x, 1, time.perf_counter()).loss
 
 

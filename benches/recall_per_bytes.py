@@ -214,11 +214,12 @@ def against_training(study: Study) -> list[dict[str, Any]]:
     dictionary = sr.Dictionary.fit(study.items, n_atoms=4096, k=32, rounds=2)
     fit_s = time.perf_counter() - begun
     model = sr.CompresSAE(input_dim=study.items.shape[1], hidden_dim=4096, k=32)
+    # what a step takes once warm, then as many as fill ten times the wall time, and a tenth more
+    # since a machine that others use too is not equally fast throughout
+    sr.train(model, study.items, steps=10)
     begun = time.perf_counter()
-    # a few steps to know what one takes, then as many as fit ten times the wall time
-    sr.train(model, study.items, steps=5)
-    step_s = (time.perf_counter() - begun) / 5
-    steps = int(10 * fit_s / step_s) + 1
+    sr.train(model, study.items, steps=40)
+    steps = int(11 * fit_s / ((time.perf_counter() - begun) / 40)) + 1
     model = sr.CompresSAE(input_dim=study.items.shape[1], hidden_dim=4096, k=32)
     begun = time.perf_counter()
     sr.train(model, study.items, steps=steps)

@@ -19,6 +19,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # also where it is loaded by its path
+import _docs_service
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benches" / "results"
 IMAGES = ROOT / "docs" / "images"
@@ -673,6 +676,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "recall-curve": recall_curve,
     "rescore": rescore,
     "threads": threads,
+    **_docs_service.BLOCKS,
 }
 
 

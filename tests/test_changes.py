@@ -136,7 +136,8 @@ def test_an_emptied_and_saved_index_keeps_its_kind_of_ids(path, names):
     index.remove(names)
     kind = index.ids.dtype
     for reader in (index.save(path) or index, sr.SparseIndex.open(path)):
-        assert reader.ids.dtype == kind and len(reader) == 0
+        assert reader.ids.dtype == kind
+        assert len(reader) == 0
         assert reader.search(codes_of(1, seed=2), 1).ids.tolist() == [[-1 if 5 in names else None]]
     with pytest.raises(ValueError, match="pass ids="):
         index.add(codes_of(1, seed=3))

@@ -25,7 +25,7 @@ from sparse_retrieval.evaluate import exact_top_k, recall_at
 
 ROWS, WIDTH, LATENTS, K = 600, 16, 64, 6
 COMMANDS = ["compress", "train", "fit", "encode", "build", "search", "eval"]
-COMMANDS += ["info", "verify", "demo"]
+COMMANDS += ["info", "verify", "merge", "serve", "explore", "demo"]
 
 
 @dataclass(frozen=True)
@@ -267,6 +267,31 @@ def test_ids_of_the_build_come_back_and_eval_knows_them(work: Workspace) -> None
     assert plain[0]["recall"] == named[0]["recall"] > 0.2
 
 
+def test_an_index_is_built_and_tuned_for_approximate_search_and_asked_so(work: Workspace) -> None:
+    built = work.run(
+        *("build", "codes.npz", "--model", "model", "--out", "near.sridx", "--postings"),
+        *("--mode", "dense", "--mode", "sparse", "--tune", "0.9"),
+    )
+    index = sr.SparseIndex.open(work.folder / "near.sridx")
+    tuned = index.tuned
+    assert tuned is not None
+    assert tuned["reached"] >= 0.9
+    assert f"tuned: {tuned['clusters']} clusters, {tuned['rerank']} rows rescored" in built.stdout
+    assert index.stats()["postings"] is not None
+    work.run(
+        *("search", "near.sridx", "--queries", "q.npy", "-k", 5, "--mode", "dense"),
+        *("--approximate", "--format", "npz", "--out", "near.npz"),
+    )
+    expected = index.search(work.queries, 5, mode="dense", approximate=True)
+    assert np.load(work.folder / "near.npz")["ids"].tolist() == expected.ids.tolist()
+    refused = work.run(
+        *("search", "items.sridx", "--queries", "q.npy", "--mode", "dense", "--approximate"),
+        check=False,
+    )
+    assert refused.returncode == 2
+    assert "has no clusters" in refused.stderr
+
+
 def test_eval_measures_the_recall_that_numpy_measures(work: Workspace) -> None:
     done = work.run(
         *("eval", "items.sridx", "--x", "x.npy", "--queries", "q.npy", "--model", "model"),
@@ -311,6 +336,28 @@ def test_verify_passes_a_sound_file_and_fails_on_one_flipped_byte(work: Workspac
     assert done.stdout == ""
     assert done.stderr.startswith("sparse-retrieval: error: flipped.sridx: section ")
     assert done.stderr.count("\n") == 1
+
+
+def test_merge_joins_files_in_order_and_may_write_onto_one_of_them(work: Workspace) -> None:
+    codes = scipy.sparse.random(30, 40, density=0.2, format="csr", dtype=np.float32, rng=2)
+    for name, rows in (("a", slice(0, 12)), ("b", slice(12, 30))):
+        scipy.sparse.save_npz(work.folder / f"{name}.npz", codes[rows])
+        np.save(work.folder / f"{name}.npy", np.arange(100, 130)[rows])
+        work.run("build", f"{name}.npz", "--out", f"{name}.sridx", "--ids", f"{name}.npy")
+    done = work.run("merge", "joined.sridx", "a.sridx", "b.sridx")
+    assert done.stdout == "wrote joined.sridx: 30 items of 2 files\n"
+    work.run("merge", "a.sridx", "a.sridx", "b.sridx")
+    whole = sr.SparseIndex.from_codes(codes, ids=np.arange(100, 130), metric="cosine")
+    for name in ("joined", "a"):
+        index = sr.SparseIndex.open(work.folder / f"{name}.sridx")
+        index.verify()
+        got, want = index.search(codes[:5], 7), whole.search(codes[:5], 7)
+        np.testing.assert_array_equal(got.ids, want.ids)
+        np.testing.assert_array_equal(got.scores, want.scores)
+    refused = work.run("merge", "twice.sridx", "a.sridx", "b.sridx", check=False)
+    assert refused.returncode == 2
+    assert "112" in refused.stderr
+    assert not (work.folder / "twice.sridx").exists()
 
 
 def test_ctrl_c_leaves_a_model_and_exits_with_130(work: Workspace) -> None:

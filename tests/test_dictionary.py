@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -88,3 +90,16 @@ def test_codes_over_other_latents_are_refused():
     dictionary = sr.Dictionary(np.eye(3))
     with pytest.raises(ValueError, match="codes have 4 latents; expected 3"):
         dictionary.decode(sr.SparseCodes([[0]], [[1.0]], dim=4))
+
+
+def test_a_pickle_holds_atoms_mean_and_history_also_after_encoding():
+    x = np.random.default_rng(0).standard_normal((200, 8))
+    dictionary = sr.Dictionary.fit(x, n_atoms=16, k=3, rounds=2)
+    codes = dictionary.encode(x, k=3)  # makes the encoder, which is no part of a pickle
+    again = pickle.loads(pickle.dumps(dictionary))
+    assert again.atoms.tobytes() == dictionary.atoms.tobytes()
+    assert [r.cosine for r in again.history] == [r.cosine for r in dictionary.history]
+    assert len(again.history) == 2
+    assert again.encode(x, k=3) == codes
+    centred = sr.Dictionary(unit_rows(4, 3), mean=np.ones(3))
+    assert pickle.loads(pickle.dumps(centred)).mean.tolist() == [1.0, 1.0, 1.0]

@@ -38,6 +38,24 @@ def test_one_query_is_a_scan_and_many_are_an_integer_pass(
     assert index.explain(codes, mode="reconstructed")["way"] == "integer_pass"
 
 
+def test_one_query_of_long_rank_coded_rows_is_a_rough_scan_with_the_bytes_of_a_scan(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng = np.random.default_rng(1)
+    support = rng.integers(0, 4096 // 16, (3_000, 16)) + np.arange(16) * 256
+    codes = sr.SparseCodes(support, rng.standard_normal((3_000, 16)), dim=4096)
+    index = sr.SparseIndex.from_codes(codes, value_bits=4, metric="cosine")
+    # 12 bits of latent and 4 of value, which every instruction set but AVX2 reads this way
+    monkeypatch.setenv("SPARSE_RETRIEVAL_ISA", "scalar")
+    one = index.explain(codes[:1])
+    assert one["way"] == "rough_scan"
+    assert "1 of the 64 queries" in one["reason"]
+    assert index.explain(codes[:20])["way"] == "integer_pass"
+    few, many = index.search(codes[:7], 20), index.search(codes[:20], 20)
+    assert few.scores.tobytes() == many.scores[:7].tobytes()
+    assert few.ids.tobytes() == many.ids[:7].tobytes()
+
+
 def test_codes_in_sparse_mode_walk_the_postings_unless_prefixes_are_asked_for(
     data: tuple[sr.SparseIndex, np.ndarray, sr.SparseCodes],
 ) -> None:

@@ -26,7 +26,8 @@ from sparse_retrieval.training import (
     TrainingInterrupted,
     train,
 )
-from sparse_retrieval.training.data import ArraySource, shuffled_batches
+from sparse_retrieval.training.data import ArraySource
+from sparse_retrieval.training.sampling import shuffled_batches
 
 
 @pytest.fixture(autouse=True)

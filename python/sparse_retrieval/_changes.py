@@ -241,8 +241,9 @@ def merge(paths: Any, out: str | os.PathLike[str], *, progress: Any = None) -> i
     """Join index files into one: all items of the first, then those of the second, and so on.
 
     Rows are copied as they are stored, with the changes in the journals of the files; memory does
-    not grow with them. The result answers as one index of all items; it has no postings and
-    no clusters.
+    not grow with them. The result answers as one index of all items. Where one of the files has
+    postings, or clusters, they are made for the result, in memory: see
+    :meth:`SparseIndex.save`; clusters are carried on from the largest file that has some.
 
     Parameters
     ----------

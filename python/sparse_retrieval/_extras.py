@@ -26,6 +26,10 @@ _EXTRA_OF = {
     "llama_index": "llama-index",
     "haystack": "haystack",
     "qdrant_client": "qdrant",
+    "fastapi": "serve",
+    "uvicorn": "serve",
+    "prometheus_client": "serve",
+    "ray": "ray",
 }
 
 

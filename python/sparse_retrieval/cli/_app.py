@@ -14,9 +14,12 @@ from sparse_retrieval.cli import (
     demo,
     encode,
     evaluate,
+    explore,
     fit,
     info,
+    merge,
     search,
+    serve,
     train,
     verify,
 )
@@ -75,6 +78,9 @@ for _module, _name in (
     (evaluate, "eval"),
     (info, "info"),
     (verify, "verify"),
+    (merge, "merge"),
+    (serve, "serve"),
+    (explore, "explore"),
     (demo, "demo"),
 ):
     app.command(_name, help=_unwrapped(_module.command.__doc__), epilog=EPILOG)(_module.command)

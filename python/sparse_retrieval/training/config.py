@@ -1,4 +1,4 @@
-"""What a model is and how it is trained, as frozen dataclasses that check themselves once.
+"""What a model is, as a frozen dataclass that checks itself once, and what all such share.
 
 Knows no torch: a configuration can be read, checked and compared without it. Everything below
 trusts what stands here. Unknown keys are refused by name, so that a misspelt option never becomes
@@ -14,9 +14,7 @@ import operator
 from typing import Any, Literal, TypeVar, get_args
 
 Init = Literal["independent", "tied"]
-Schedule = Literal["constant", "linear"]
-
-_Config = TypeVar("_Config", bound="_JsonConfig")
+_Config = TypeVar("_Config", bound="JsonConfig")
 
 
 def as_integer(name: str, value: object, *, minimum: int) -> int:
@@ -63,12 +61,13 @@ def as_number(name: str, value: object, *, above: float | None = None) -> float:
 
 
 @dataclasses.dataclass(frozen=True)
-class _JsonConfig:
-    """The JSON round trip that both configurations share."""
+class JsonConfig:
+    """The JSON round trip that configurations share."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Every field by name, in order of declaration."""
-        return dataclasses.asdict(self)
+        """Every field by name, in order of declaration; tuples as lists, as JSON has them."""
+        fields = dataclasses.asdict(self)
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in fields.items()}
 
     def to_json(self) -> str:
         """Every field as indented JSON text."""
@@ -114,7 +113,7 @@ class _JsonConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class CompresSAEConfig(_JsonConfig):
+class CompresSAEConfig(JsonConfig):
     """Shape and start of a `CompresSAE`.
 
     Parameters
@@ -152,48 +151,3 @@ class CompresSAEConfig(_JsonConfig):
             )
         if self.init not in get_args(Init):
             raise ValueError(f"init must be 'independent' or 'tied', got {self.init!r}")
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainConfig(_JsonConfig):
-    """How a model is trained.
-
-    Parameters
-    ----------
-    steps : int, default 500
-        Optimizer steps; the paper's number.
-    batch_size : int, default 4096
-        Rows a step. More than there are rows means all of them.
-    lr : float, default 1e-2
-        Adam's learning rate. Chosen by measurement, see docs/training.md.
-    seed : int, default 0
-        Seed of the order in which rows are drawn.
-    wide_factor : int, default 4
-        The second reconstruction keeps ``wide_factor * k`` latents (at most hidden_dim). It gives
-        latents outside the best k a gradient, so that fewer of them die.
-    wide_weight : float, default 0.125
-        Weight of the second reconstruction's term; the paper's 1/8.
-    dead_after_items : int, default 65536
-        A latent counts as dead when none of the last so many training items used it among its k.
-        At k = 32 of 4096 latents an even share would be 512 uses in that window.
-    schedule : {"constant", "linear"}, default "constant"
-        ``"linear"``: the rate falls evenly from lr at the first step to lr / steps at the last.
-    """
-
-    steps: int = 500
-    batch_size: int = 4096
-    lr: float = 1e-2
-    seed: int = 0
-    wide_factor: int = 4
-    wide_weight: float = 0.125
-    dead_after_items: int = 65536
-    schedule: Schedule = "constant"
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "wide_factor", "dead_after_items"):
-            self._set(name, as_integer(name, getattr(self, name), minimum=1))
-        self._set("seed", as_integer("seed", self.seed, minimum=0))
-        self._set("lr", as_number("lr", self.lr, above=0.0))
-        self._set("wide_weight", as_number("wide_weight", self.wide_weight))
-        if self.schedule not in get_args(Schedule):
-            raise ValueError(f"schedule must be 'constant' or 'linear', got {self.schedule!r}")

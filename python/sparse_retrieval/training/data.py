@@ -1,13 +1,12 @@
-"""Rows to train on and encode: from arrays, memmaps and tensors, a batch at a time.
+"""Rows to train on and encode, fetched by position, a batch at a time.
 
-A source knows how to fetch rows; it does not know what they are for. Other kinds (files, data
-sets) join by offering the three members of `RowSource`. Nothing is read twice to be checked: every
-row is examined when it is fetched.
+A source knows how to fetch rows; it does not know what they are for. Other kinds (files and data
+sets: sources.py) join by offering the three members of `RowSource`. Nothing is read twice to be
+checked: every row is examined when it is fetched.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -20,7 +19,10 @@ _FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 @runtime_checkable
 class RowSource(Protocol):
-    """What training and encoding need of a matrix of n rows and ``dim`` columns."""
+    """What training and encoding need of a matrix of n rows and ``dim`` columns.
+
+    A source that is slow unless read forwards may say so by an attribute ``forwards = True``.
+    """
 
     @property
     def dim(self) -> int:
@@ -74,8 +76,9 @@ class ArraySource:
             described = f"an array of {x.dtype}"
         else:
             raise TypeError(
-                "x must be a numpy array, a memmap, a torch tensor or a RowSource, "
-                f"got {type(x).__name__}"
+                "x must be a numpy array, a memmap, a torch tensor, a path of a .npy, .parquet or "
+                ".safetensors file, a data set, a DataLoader, an iterable data set or a "
+                f"RowSource, got {type(x).__name__}"
             )
         if not supported:
             raise TypeError(
@@ -87,6 +90,7 @@ class ArraySource:
         if x.shape[0] == 0 or x.shape[1] == 0:
             raise ValueError(f"x is empty: shape {tuple(x.shape)}")
         self._x = x.detach() if isinstance(x, Tensor) else x
+        self.in_memory = not isinstance(x, np.memmap)
 
     @property
     def dim(self) -> int:
@@ -104,11 +108,12 @@ class ArraySource:
         else:
             with np.errstate(over="ignore"):  # becomes inf, which is refused below
                 batch = torch.from_numpy(np.asarray(self._x[rows], dtype=np.float32))
-        _refuse_non_finite(batch, rows)
+        refuse_non_finite(batch, rows)
         return batch
 
 
-def _refuse_non_finite(batch: Tensor, rows: npt.NDArray[np.int64]) -> None:
+def refuse_non_finite(batch: Tensor, rows: npt.NDArray[np.int64]) -> None:
+    """Raise ValueError if a row of ``batch`` is not finite, with its number in ``rows``."""
     # A sum is not finite if a term is not; the converse fails for huge rows only, so one cheap
     # pass decides almost always, and the exact one settles the rest.
     if bool(torch.isfinite(batch.sum())):
@@ -122,39 +127,53 @@ def _refuse_non_finite(batch: Tensor, rows: npt.NDArray[np.int64]) -> None:
         )
 
 
-def as_row_source(x: Any) -> RowSource:
-    """``x`` itself if it is a source, else an `ArraySource` over it; raises as that does."""
+def as_row_source(x: Any, column: str | None = None) -> RowSource:
+    """Anything whose rows can be fetched by position, as a `RowSource`.
+
+    Parameters
+    ----------
+    x : RowSource, array, memmap, Tensor, path, list of paths, or data set
+        A path names a ``.npy`` (mapped), ``.parquet`` (read forwards) or ``.safetensors`` (mapped)
+        file; several are one after the other. A data set is a map-style one of torch, or one of
+        Hugging Face ``datasets``.
+    column : str, optional
+        Column of a Parquet file or a data set, tensor of a safetensors file; the only suitable
+        one by default.
+
+    Raises
+    ------
+    TypeError, ValueError, OSError, ImportError
+        If x is none of these, empty, cannot be read, or has no such column.
+    """
+    from . import sources
+
+    if sources.is_path(x):
+        return sources.file_source(x, column)
+    if isinstance(x, list | tuple) and x and all(sources.is_path(part) for part in x):
+        return sources.ChainedSource([sources.file_source(part, column) for part in x])
+    if sources.is_data_set(x):
+        return sources.DataSetSource(x, column)
+    if column is not None:
+        raise ValueError(
+            f"column is {column!r}, but x is a {type(x).__name__}: only .parquet and .safetensors "
+            "files and data sets have columns"
+        )
     if isinstance(x, Tensor | np.ndarray) or not isinstance(x, RowSource):
         return ArraySource(x)
     return x
 
 
-def shuffled_batches(n: int, batch_size: int, seed: int) -> Iterator[npt.NDArray[np.int64]]:
-    """Positions of batch after batch, without end.
+class Subset:
+    """Some rows of a source, ascending, as a source; a NaN is reported by its own row there."""
 
-    Parameters
-    ----------
-    n : int
-        Rows there are.
-    batch_size : int
-        Rows of every batch; n if that is less.
-    seed : int
-        The same seed gives the same batches.
+    def __init__(self, source: RowSource, rows: npt.NDArray[np.int64]) -> None:
+        self._source, self._rows = source, rows
+        self.dim = source.dim
+        self.forwards = bool(getattr(source, "forwards", False))
 
-    Yields
-    ------
-    ndarray
-        (min(batch_size, n),) int64, ascending: the loss does not depend on the order inside a
-        batch, and a memmap is read forwards.
+    def __len__(self) -> int:
+        return len(self._rows)
 
-    Notes
-    -----
-    Each epoch is a fresh permutation cut into whole batches; the remainder, different in every
-    epoch, waits for a later one.
-    """
-    generator = np.random.Generator(np.random.PCG64(seed))
-    size = min(batch_size, n)
-    while True:
-        order = generator.permutation(n).astype(np.int64, copy=False)
-        for start in range(0, n - size + 1, size):
-            yield np.sort(order[start : start + size])
+    def take(self, rows: npt.NDArray[np.int64]) -> Tensor:
+        """Fetch rows by their position in the subset; see `RowSource.take`."""
+        return self._source.take(self._rows[rows])

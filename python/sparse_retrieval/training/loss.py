@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from .vectors import cosine_to, unit_rows
@@ -63,3 +64,73 @@ def compressae_loss(
     cosine_wide = cosine_to(unit, x_hat_wide).sum() / counted
     loss = (share - cosine_k) + wide_weight * (share - cosine_wide)
     return LossTerms(loss, cosine_k.detach(), cosine_wide.detach())
+
+
+def prefix_cosines(unit: Tensor, x_hats: Tensor) -> Tensor:
+    """Sum, over rows, of the cosine of a row and each of its reconstructions.
+
+    Parameters
+    ----------
+    unit : Tensor
+        (n, d), rows of length 1 or 0.
+    x_hats : Tensor
+        (m, n, d).
+
+    Returns
+    -------
+    Tensor
+        (m,): sums rather than means, so that processes that hold parts of a batch can add them.
+    """
+    return cosine_to(unit, x_hats).sum(dim=1)
+
+
+def residual_directions(unit: Tensor, x_hat: Tensor) -> Tensor:
+    """What a reconstruction leaves of each row, whatever length it has itself.
+
+    ``x - (x . v) v`` with v the direction of ``x_hat``: the cosine loss does not fix the length
+    of ``x_hat``, so the difference ``x - x_hat`` would mean nothing. (n, d) each; no gradient.
+    """
+    with torch.no_grad():
+        v = unit_rows(x_hat)
+        return unit - (unit * v).sum(dim=1, keepdim=True) * v
+
+
+def ranking_loss(
+    unit: Tensor, x_hat: Tensor, anchors: Tensor, *, temperature: float = 0.05
+) -> Tensor:
+    r"""Compute how far the order in which anchors find the rows changes by compression.
+
+    .. math::
+        L = \operatorname{mean}_a \mathrm{KL}\bigl(p_a \,\Vert\, \hat p_a\bigr), \qquad
+        p_a = \operatorname{softmax}_{i \ne a} \frac{\cos(x_a, x_i)}{T}, \quad
+        \hat p_a = \operatorname{softmax}_{i \ne a} \frac{\cos(x_a, \hat x_i)}{T}
+
+    Parameters
+    ----------
+    unit : Tensor
+        (n, d), rows of length 1 or 0.
+    x_hat : Tensor
+        (n, d), their reconstructions; carries the gradient.
+    anchors : Tensor
+        (a,) int64 positions of the rows that ask. They ask as dense queries, as a search does.
+    temperature : float, default 0.05
+        T. The smaller, the more only the nearest neighbours count.
+
+    Returns
+    -------
+    Tensor
+        0-d. Zero where there is nothing to order: fewer than two rows, or no anchors.
+    """
+    if len(anchors) == 0 or len(unit) < 2:
+        return x_hat.sum() * 0.0
+    squares = x_hat.square().sum(dim=1, keepdim=True)
+    zero = squares < torch.finfo(squares.dtype).tiny
+    inverse = torch.where(zero, 0.0, torch.rsqrt(torch.where(zero, 1.0, squares)))
+    asked = unit[anchors]
+    itself = torch.zeros((len(anchors), len(unit)), dtype=torch.bool, device=unit.device)
+    itself[torch.arange(len(anchors), device=unit.device), anchors] = True
+    # a large negative number, not -inf: 0 * -inf in the product below would be NaN
+    wanted = (asked @ unit.t() / temperature).masked_fill(itself, -1e4).log_softmax(dim=1)
+    found = (asked @ (x_hat * inverse).t() / temperature).masked_fill(itself, -1e4)
+    gap = wanted - found.log_softmax(dim=1)
+    return (wanted.exp() * gap).sum(dim=1).mean()

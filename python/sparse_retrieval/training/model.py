@@ -135,7 +135,9 @@ class CompresSAE(nn.Module):
         """
         self.decoder_weight.copy_(unit_rows(self.decoder_weight))
 
-    def encode(self, x: Tensor, k: int | None = None) -> LatentCode:
+    def encode(
+        self, x: Tensor, k: int | None = None, *, compute_dtype: torch.dtype | None = None
+    ) -> LatentCode:
         """Encode embeddings.
 
         Parameters
@@ -145,6 +147,9 @@ class CompresSAE(nn.Module):
         k : int, optional
             Nonzeros a code; the model's own k by default. Codes are nested: the first 8 nonzeros
             of a code with k = 32 are the code with k = 8.
+        compute_dtype : torch.dtype, optional
+            Precision of the encoder's product, for instance ``torch.bfloat16``; that of the
+            weights by default.
 
         Returns
         -------
@@ -162,7 +167,13 @@ class CompresSAE(nn.Module):
         k = self._checked_k(k)
         self._check_rows(x)
         x = x.to(self.encoder_weight.dtype)
-        code = encode_top_k(unit_rows(x), self.encoder_weight, self.encoder_bias, k)
+        code = encode_top_k(
+            unit_rows(x),
+            self.encoder_weight,
+            self.encoder_bias,
+            k,
+            compute_dtype=compute_dtype,
+        )
         # the bias alone would give a zero row latents
         zero = (x == 0).all(dim=1, keepdim=True)
         return LatentCode(code.indices, code.values.masked_fill(zero, 0.0))

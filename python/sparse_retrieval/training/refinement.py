@@ -15,10 +15,11 @@ import torch
 
 from sparse_retrieval._progress import bar
 
-from .config import TrainConfig, as_integer
+from .config import as_integer
 from .data import RowSource, as_row_source
 from .history import History
 from .model import CompresSAE
+from .train_config import TrainConfig
 from .trainer import train
 
 if TYPE_CHECKING:

@@ -111,20 +111,23 @@ class _EncodeTopK(Function):
     """``e = x @ weight.T + bias`` and its k entries of largest magnitude, block by block."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, k: int, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
         n, s = x.shape[0], weight.shape[0]
         entries = _BLOCK_ENTRIES if x.device.type == "cpu" else 16 * _BLOCK_ENTRIES
         block = max(1, min(n, entries // s))
         indices = torch.empty((n, k), dtype=torch.int64, device=x.device)
         values = torch.empty((n, k), dtype=weight.dtype, device=x.device)
-        pre = torch.empty((block, s), dtype=weight.dtype, device=x.device)
+        pre = torch.empty((block, s), dtype=dtype, device=x.device)
         magnitudes = torch.empty_like(pre)
+        rows, columns, offset = x.to(dtype), weight.to(dtype).t(), bias.to(dtype)
         for start in range(0, n, block):
             stop = min(start + block, n)
-            e = torch.addmm(bias, x[start:stop], weight.t(), out=pre[: stop - start])
+            e = torch.addmm(offset, rows[start:stop], columns, out=pre[: stop - start])
             best = top_magnitudes(torch.abs(e, out=magnitudes[: stop - start]), k)
             indices[start:stop] = best
-            torch.gather(e, 1, best, out=values[start:stop])
+            values[start:stop] = e.gather(1, best)
         ctx.save_for_backward(x, weight, indices)
         ctx.mark_non_differentiable(indices)
         return indices, values
@@ -144,10 +147,12 @@ class _EncodeTopK(Function):
         if ctx.needs_input_grad[2]:
             grad_bias = torch.zeros(s, dtype=grad.dtype, device=x.device)
             grad_bias.index_add_(0, latents, flat)
-        return grad_x, grad_weight, grad_bias, None
+        return grad_x, grad_weight, grad_bias, None, None
 
 
-def encode_top_k(x: Tensor, weight: Tensor, bias: Tensor, k: int) -> LatentCode:
+def encode_top_k(
+    x: Tensor, weight: Tensor, bias: Tensor, k: int, *, compute_dtype: torch.dtype | None = None
+) -> LatentCode:
     """Find the k entries of ``x @ weight.T + bias`` of largest magnitude, with their signs.
 
     Parameters
@@ -160,6 +165,9 @@ def encode_top_k(x: Tensor, weight: Tensor, bias: Tensor, k: int) -> LatentCode:
         (s,).
     k : int
         1 <= k <= s.
+    compute_dtype : torch.dtype, optional
+        Precision of the product and the selection, for instance ``torch.bfloat16``; that of the
+        weights by default. Values come back, and gradients are taken, in that of the weights.
 
     Returns
     -------
@@ -172,17 +180,17 @@ def encode_top_k(x: Tensor, weight: Tensor, bias: Tensor, k: int) -> LatentCode:
     Equals ``e = x @ weight.T + bias; i = e.abs().topk(k).indices; (i, e.gather(1, i))``, but holds
     a block of e only.
     """
-    indices, values = _EncodeTopK.apply(x, weight, bias, k)
+    indices, values = _EncodeTopK.apply(x, weight, bias, k, compute_dtype or weight.dtype)
     return LatentCode(indices, values)
 
 
-def _segment_sums(
-    indices: Tensor, values: Tensor, atoms: Tensor, lengths: tuple[int, ...]
-) -> Tensor:
-    """Sum weighted atoms over consecutive segments of each code, (n, m, d)."""
+def _segment_sums(indices: Tensor, values: Tensor, atoms: Tensor, starts: Tensor) -> Tensor:
+    """Sum weighted atoms over consecutive segments of each code, (n, m, d).
+
+    ``starts``, (n or 1, m), holds where in its row each segment begins; the first at 0.
+    """
     n, k = indices.shape
-    firsts = torch.tensor([sum(lengths[:j]) for j in range(len(lengths))], device=atoms.device)
-    offsets = torch.arange(0, n * k, k, device=atoms.device).unsqueeze(1) + firsts
+    offsets = torch.arange(0, n * k, k, device=atoms.device).unsqueeze(1) + starts
     sums = embedding_bag(
         indices.reshape(-1),
         atoms,
@@ -190,30 +198,28 @@ def _segment_sums(
         per_sample_weights=values.reshape(-1),
         mode="sum",
     )
-    return sums.view(n, len(lengths), atoms.shape[1])
+    return sums.view(n, starts.shape[1], atoms.shape[1])
 
 
 class _SparseDecode(Function):
     """`_segment_sums` with a gradient for the atoms that is a sorted sum, not a scatter."""
 
     @staticmethod
-    def forward(
-        ctx: Any, indices: Tensor, values: Tensor, atoms: Tensor, lengths: tuple[int, ...]
-    ) -> Tensor:
+    def forward(ctx: Any, indices: Tensor, values: Tensor, atoms: Tensor, starts: Tensor) -> Tensor:
         # The gradient of the values is n * k dot products of atoms and rows of the gradient.
         # Autograd's own kernel is the fastest public way to them (see the head), so that half of
         # embedding_bag's graph is kept and the half for the atoms is ours.
         with torch.enable_grad():
             leaf = values.detach().reshape(-1).requires_grad_(ctx.needs_input_grad[1])
-            sums = _segment_sums(indices, leaf, atoms.detach(), lengths)
-        ctx.save_for_backward(indices, values)
-        ctx.graph, ctx.lengths, ctx.s = (leaf, sums), lengths, atoms.shape[0]
+            sums = _segment_sums(indices, leaf, atoms.detach(), starts)
+        ctx.save_for_backward(indices, values, starts)
+        ctx.graph, ctx.s = (leaf, sums), atoms.shape[0]
         return sums.detach()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        indices, values = ctx.saved_tensors
+        indices, values, starts = ctx.saved_tensors
         n, m, d = grad.shape
         rows = grad.reshape(n * m, d)  # row i * m + j: segment j of code i
         grad_values = grad_atoms = None
@@ -222,13 +228,42 @@ class _SparseDecode(Function):
             (flat,) = torch.autograd.grad(sums, leaf, grad, retain_graph=True)
             grad_values = flat.view_as(values)
         if ctx.needs_input_grad[2]:
-            lengths = torch.tensor(ctx.lengths, device=grad.device)
-            segment = torch.arange(m, device=grad.device).repeat_interleave(lengths)
+            positions = torch.arange(indices.shape[1], device=grad.device)
+            segment = torch.zeros_like(positions).expand(starts.shape[0], -1)
+            for j in range(1, m):
+                segment = segment + (positions >= starts[:, j : j + 1])
             sources = torch.arange(0, n * m, m, device=grad.device).unsqueeze(1) + segment
             grad_atoms = _transposed_sums(
                 indices.reshape(-1), values.reshape(-1), sources.view(-1), rows, ctx.s
             )
         return None, grad_values, grad_atoms, None
+
+
+def _sums(indices: Tensor, values: Tensor, atoms: Tensor, starts: Tensor) -> Tensor:
+    if torch.is_grad_enabled():
+        sums: Tensor = _SparseDecode.apply(indices, values, atoms, starts)
+        return sums
+    return _segment_sums(indices, values, atoms, starts)
+
+
+def sparse_decode_split(indices: Tensor, values: Tensor, atoms: Tensor, counts: Tensor) -> Tensor:
+    """Reconstruct from the first ``counts[i]`` nonzeros of code i, and from all of them.
+
+    Parameters
+    ----------
+    indices, values, atoms : Tensor
+        As in `sparse_decode`.
+    counts : Tensor
+        (n,) int64 in [0, k]; where it is 0 the first reconstruction is zero.
+
+    Returns
+    -------
+    Tensor
+        (2, n, d), differentiable (once) in values and atoms.
+    """
+    starts = torch.stack((torch.zeros_like(counts), counts), dim=1)
+    sums = _sums(indices, values, atoms, starts)
+    return torch.stack((sums[:, 0], sums[:, 0] + sums[:, 1]))
 
 
 def sparse_decode(
@@ -267,10 +302,8 @@ def sparse_decode(
     lengths = tuple(b - a for a, b in itertools.pairwise(bounds))
     if bounds[-1] != k or min(lengths, default=0) < 1:
         raise ValueError(f"cuts must increase from at least 1 to k = {k}, got {list(bounds[1:])}")
-    if torch.is_grad_enabled():
-        sums: Tensor = _SparseDecode.apply(indices, values, atoms, lengths)
-    else:
-        sums = _segment_sums(indices, values, atoms, lengths)
+    starts = torch.tensor([bounds[:-1]], device=atoms.device)
+    sums = _sums(indices, values, atoms, starts)
     if cuts is None:
         return sums[:, 0]
     # not cumsum: over a short middle axis it took 8 ms where these additions take 1

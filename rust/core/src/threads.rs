@@ -87,6 +87,31 @@ pub fn pool(threads: Option<usize>) -> Result<&'static ThreadPool> {
         .map_err(|error| Error::argument(format!("cannot start {threads} threads: {error}")))
 }
 
+/// Runs `work` on threads of its own, as many as [`pool`] would have, which end with it.
+///
+/// For work under a lock: a thread of a pool that waits for its share of the work may be given
+/// another call's, and if that wants the lock it waits for itself.
+///
+/// # Errors
+/// As [`pool`].
+pub fn apart<T: Send>(threads: Option<usize>, work: impl FnOnce() -> T + Send) -> Result<T> {
+    let n = threads.unwrap_or_else(default_threads);
+    let run = || {
+        ThreadPoolBuilder::new()
+            .num_threads(n)
+            .thread_name(|i| format!("sparse-retrieval-{i}"))
+            .build_scoped(rayon::ThreadBuilder::run, |pool| pool.install(work))
+    };
+    // the calling thread may be of a pool itself: it sleeps, and takes no other work meanwhile
+    let done = std::thread::scope(|scope| scope.spawn(run).join());
+    match done {
+        Ok(done) => {
+            done.map_err(|error| Error::argument(format!("cannot start {n} threads: {error}")))
+        }
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,16 +1,17 @@
-//! Search by the integer pass against the plain scan, bit for bit, on data made to break its
-//! bound: scales over many orders of magnitude, values and weights that differ by as much, ties,
+//! Search by the integer pass, and by rough scores, against the plain scan, bit for bit, on data made to break their
+//! bounds: scales over many orders of magnitude, values and weights that differ by as much, ties,
 //! zero rows and queries, any k, any number of queries and threads, every instruction set.
 
 use proptest::prelude::*;
 use sparse_retrieval::codes::{
-    pack, pack_ranked, Codes, MagnitudeBits, PackedRows, RankedRows, RowCoding, RowsView, ValueKind,
+    pack, pack_ranked, Codes, MagnitudeBits, PackedRows, RankedLayout, RankedRows, RowCoding,
+    RowsView, ValueKind,
 };
 use sparse_retrieval::control::Control;
 use sparse_retrieval::kernels::Kernels;
 use sparse_retrieval::search::{
-    batch, scan, Atoms, Bitmap, Exclusions, Metric, Mode, Queries, Scales, ScanRows, Selection,
-    WeightSource,
+    batch, rough, scan, Atoms, Bitmap, Exclusions, Metric, Mode, Queries, Scales, ScanRows,
+    Selection, WeightSource,
 };
 
 /// A stream of numbers from a seed: a linear congruential generator, good enough to draw from.
@@ -206,6 +207,14 @@ fn check(
             .install(|| batch::search(data, &source, k, selection, &Control::new()))
             .unwrap();
         prop_assert_eq!(bits(&found), bits(&expected), "{:?}", kernels.isa());
+        // one query after the other: some are enough
+        let few = source.queries.len() < 10;
+        if few {
+            let found = pool
+                .install(|| rough::search(data, &source, k, selection, &Control::new()))
+                .unwrap();
+            prop_assert_eq!(bits(&found), bits(&expected), "rough, {:?}", kernels.isa());
+        }
     }
     Ok(())
 }
@@ -311,6 +320,54 @@ fn scores_that_differ_by_less_than_the_bound_are_told_apart() {
     for k in [1, 10, 500] {
         check(&data, &source, k, Selection::ALL, 2).unwrap();
     }
+}
+
+/// As the next, of the rough scan: the last row is better than all the others by less than what its
+/// roundings take from it and theirs give to them; without nine tenths of the bound it is lost.
+#[test]
+fn a_row_whose_roundings_all_point_down_is_not_lost_by_rough_scores() {
+    // levels of 15 ranks are 8000.49 (rounded down) and 8000.51 (up), and those of the first
+    // rank are what makes the unit of levels 1; the largest weight makes that of weights 1
+    let rest = 131_072.0 - 15.0 * 8000.51f32;
+    let levels = std::iter::repeat_n(rest, 2)
+        .chain((0..15).flat_map(|_| [8000.49, 8000.51]))
+        .collect();
+    let layout = RankedLayout::new(8, vec![1; 16], levels).unwrap();
+    let (n, dim) = (600, 256);
+    let mut data = vec![0u8; n * layout.row_bytes()];
+    for (row, bytes) in data.chunks_exact_mut(layout.row_bytes()).enumerate() {
+        let (first, level) = if row == n - 1 { (1, 0) } else { (16, 1) };
+        layout.set_field(bytes, 0, 0, false, 0);
+        for rank in 1..16 {
+            layout.set_field(bytes, rank, first + rank as u32 - 1, false, level);
+        }
+    }
+    let mut weights = vec![0.0; dim];
+    weights[0] = 8191.0;
+    weights[1..16].fill(4000.49);
+    weights[16..31].fill(4000.51);
+    weights[30] = 4000.05;
+    let identity: Vec<f32> = (0..dim * dim)
+        .map(|i| if i % (dim + 1) == 0 { 1.0 } else { 0.0 })
+        .collect();
+    let data = ScanRows {
+        rows: RowsView::new(RowCoding::Ranked(&layout), n, dim, &data).unwrap(),
+        scales: Scales::One,
+    };
+    let source = WeightSource {
+        queries: Queries::Dense {
+            rows: &weights,
+            d: dim,
+        },
+        mode: Mode::Dense,
+        metric: Metric::InnerProduct,
+        atoms: Some(Atoms::new(&identity, dim).unwrap()),
+        mean: None,
+        kernels: Kernels::best(),
+    };
+    let best = scan(&data, &source, 1, Selection::ALL, &Control::new()).unwrap();
+    assert_eq!(best[0][0].position, n as u64 - 1);
+    check(&data, &source, 1, Selection::ALL, 1).unwrap();
 }
 
 /// Two rows of one score but for a little, of which every rounding of the pass takes from the

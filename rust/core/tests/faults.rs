@@ -199,9 +199,14 @@ fn ranked() -> ValueCoding {
 }
 
 fn old_file(path: &Path, n: usize) -> Vec<u8> {
+    old_file_with(path, n, None)
+}
+
+fn old_file_with(path: &Path, n: usize, postings: Option<usize>) -> Vec<u8> {
     let ids: Vec<i64> = (0..n as i64).rev().collect();
     let options = BuildOptions {
         ids: Some(Ids::Numbers(&ids)),
+        postings,
         ..options(ranked())
     };
     let index = Index::build(codes(n, 1).view(), &options, &Control::new()).unwrap();
@@ -335,9 +340,24 @@ fn a_first_commit_and_a_save_that_fail_anywhere_lose_nothing() {
             assert!(n == 18 || !succeeded && n == 20, "{what}: {n} items");
         },
     );
-    let save = each_fault(
+    let posted = old_file_with(&prepared.path().join("posted.sridx"), 20, Some(8));
+    let save = each_fault_of_a_save(&old);
+    // the rows are written to a file of their own first, of which postings are made
+    let save_with_postings = each_fault_of_a_save(&posted);
+    assert!(first_commit > 30 && save > 30, "{first_commit} {save}");
+    assert!(save_with_postings > save, "{save_with_postings}");
+    println!(
+        "faults injected into a first commit and a save: {}",
+        first_commit + save
+    );
+    println!("faults injected into a save that makes postings again: {save_with_postings}");
+}
+
+fn each_fault_of_a_save(old: &[u8]) -> usize {
+    let control = Control::new();
+    each_fault(
         |path| {
-            std::fs::write(path, &old).unwrap();
+            std::fs::write(path, old).unwrap();
             let index = LiveIndex::open(path, true, &control).unwrap();
             index.remove(&OwnedIds::Numbers(vec![3])).unwrap();
             index.commit().unwrap();
@@ -348,16 +368,10 @@ fn a_first_commit_and_a_save_that_fail_anywhere_lose_nothing() {
             index.save(path, &control)
         },
         |path, succeeded, what| {
-            let n = LiveIndex::open(path, true, &control)
-                .unwrap()
-                .snapshot()
-                .len();
+            let index = LiveIndex::open(path, true, &control).unwrap();
+            index.verify(&control).unwrap();
+            let n = index.snapshot().len();
             assert!(n == 18 || !succeeded && n == 19, "{what}: {n} items");
         },
-    );
-    assert!(first_commit > 30 && save > 30, "{first_commit} {save}");
-    println!(
-        "faults injected into a first commit and a save: {}",
-        first_commit + save
-    );
+    )
 }

@@ -240,6 +240,11 @@ impl<'a> RowsView<'a> {
         &self.data[row * layout.row_bytes()..(row + 1) * layout.row_bytes()]
     }
 
+    /// Some rows of a rank coding, one after the other.
+    pub fn ranked_rows(&self, layout: &RankedLayout, rows: Range<usize>) -> &'a [u8] {
+        &self.data[rows.start * layout.row_bytes()..rows.end * layout.row_bytes()]
+    }
+
     /// All bytes of row `row`.
     #[inline]
     pub fn row_bytes(&self, row: usize) -> &'a [u8] {

@@ -122,6 +122,21 @@ impl Bytes {
         bytemuck::cast_slice(self.as_slice())
     }
 
+    /// Tells the system that mapped bytes are read in their order, so that it reads ahead of it.
+    pub fn expect_in_order(&self) {
+        #[cfg(unix)]
+        if let Storage::Mapped(map) = &*self.storage {
+            if !self.range.is_empty() {
+                // advice: where it is not taken, reading is slower
+                let _ = map.advise_range(
+                    memmap2::Advice::Sequential,
+                    self.range.start,
+                    self.range.len(),
+                );
+            }
+        }
+    }
+
     /// Tells the system that mapped bytes will not be read again soon, so that work which passes
     /// over a large file once does not fill memory with it. They may be read again all the same.
     pub fn release(&self, range: Range<usize>) {

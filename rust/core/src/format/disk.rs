@@ -32,6 +32,19 @@ impl DiskFile for File {
     }
 }
 
+/// A file in memory.
+impl DiskFile for io::Cursor<Vec<u8>> {
+    fn sync(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn set_len(&mut self, length: u64) -> io::Result<()> {
+        let length = usize::try_from(length).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        self.get_mut().resize(length, 0);
+        Ok(())
+    }
+}
+
 /// A file that is being made, and what it is called until it takes its place.
 pub type Temporary = (Box<dyn DiskFile>, PathBuf);
 

@@ -20,7 +20,10 @@ pub use header::{
 };
 pub use lock::WriteLock;
 pub use reader::{parse, read_file, FilePart};
-pub use writer::{replacing, write_file, write_streamed, SectionData, Stream, StreamedSection};
+pub use writer::{
+    replacing, streamed, write_file, write_into, write_streamed, SectionData, Stream,
+    StreamedSection,
+};
 
 /// The first bytes of every file. The first is not ASCII, and the line ends catch transfers
 /// that translate them.

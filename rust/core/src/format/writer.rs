@@ -70,7 +70,17 @@ pub fn write_file(
 ) -> Result<()> {
     refuse_folder(path)?;
     let _lock = WriteLock::take(path)?;
-    let sections = sections
+    let sections = streamed(path, sections, control);
+    write_streamed(&SystemDisk, path, header, sections, control)
+}
+
+/// Sections in memory as streams.
+pub fn streamed<'a>(
+    path: &'a Path,
+    sections: &'a [SectionData<'_>],
+    control: &'a Control,
+) -> Vec<StreamedSection<'a>> {
+    sections
         .iter()
         .map(|section| StreamedSection {
             entry: SectionHeader {
@@ -92,8 +102,7 @@ pub fn write_file(
                 Ok(())
             }),
         })
-        .collect();
-    write_streamed(&SystemDisk, path, header, sections, control)
+        .collect()
 }
 
 /// Writes a file of sections that are streamed. The caller holds the lock of the path.
@@ -102,6 +111,24 @@ pub fn write_file(
 /// As [`write_file`], and what the streams fail with.
 pub fn write_streamed(
     disk: &dyn Disk,
+    path: &Path,
+    header: Header,
+    sections: Vec<StreamedSection<'_>>,
+    control: &Control,
+) -> Result<()> {
+    replacing(disk, path, |file| {
+        write_into(file, path, header, sections, control)
+    })?;
+    // after the rename: a crash in between leaves a journal that belongs to the old file alone
+    remove_journal(disk, path)
+}
+
+/// Writes sections that are streamed into a file that is empty; errors name `path`.
+///
+/// # Errors
+/// [`Error::Io`], [`Error::Interrupted`], and what the streams fail with.
+pub fn write_into(
+    file: &mut dyn DiskFile,
     path: &Path,
     mut header: Header,
     sections: Vec<StreamedSection<'_>>,
@@ -113,11 +140,7 @@ pub fn write_streamed(
         .unzip();
     header.sections = entries;
     let sections_start = lay_out(&mut header)?;
-    replacing(disk, path, |file| {
-        write_sections(file, path, &mut header, streams, sections_start, control)
-    })?;
-    // after the rename: a crash in between leaves a journal that belongs to the old file alone
-    remove_journal(disk, path)
+    write_sections(file, path, &mut header, streams, sections_start, control)
 }
 
 /// Makes a file beside `path` with `write`, syncs it and gives it the name `path`.

@@ -5,9 +5,10 @@ use serde::{Deserialize, Serialize};
 use super::{check::content, Index};
 use crate::control::Control;
 use crate::format::{section, Bytes, Dtype, SectionHeader};
-use crate::search::approximate::build::{ClusterOptions, Items};
+use crate::kernels::Kernels;
+use crate::search::approximate::build::{ClusterOptions, Clustered, Items};
 use crate::search::approximate::{Approximate, ClusterParts, Clusters, CoarseAtoms};
-use crate::search::Mode;
+use crate::search::{Atoms, Mode};
 use crate::{Error, Result};
 
 /// The setting that was found to keep a share of exact results; the section `tuned`.
@@ -63,13 +64,56 @@ impl Index {
                  \"sparse\" alone; build it with a dictionary",
             ));
         };
-        let items = Items {
+        let made = self.items(mode, atoms).cluster(options, control)?;
+        self.with_made(made, atoms.d())
+    }
+
+    /// The same index with the clusters of another one of the same dictionary: those themselves,
+    /// tuned setting included, where this one has half to twice as many rows, else as many more
+    /// or fewer as the square roots of the numbers of rows say, learnt anew. None where there is
+    /// no row.
+    ///
+    /// # Errors
+    /// [`Error::Format`] where the other's tuned setting is damaged; [`Error::OutOfMemory`],
+    /// [`Error::Interrupted`].
+    pub(super) fn with_clusters_of(&self, other: &Self, control: &Control) -> Result<Self> {
+        let mode = self.modes.iter().find(|mode| mode.needs_dictionary());
+        let (Some(clusters), Some(&mode), Some(atoms)) = (other.clusters()?, mode, self.atoms())
+        else {
+            return Ok(self.clone());
+        };
+        let (old, new) = (other.len(), self.len());
+        if new == 0 {
+            return Ok(self.clone());
+        }
+        let kernels = Kernels::best();
+        if new < old.div_ceil(2) || new / 2 > old || clusters.len() > new {
+            let wanted = clusters.len() as f64 * (new as f64 / old.max(1) as f64).sqrt();
+            let options = ClusterOptions {
+                clusters: Some((wanted as usize).clamp(1, new)),
+                seed: 0,
+                kernels,
+            };
+            return self.with_clusters(&options, control);
+        }
+        let made = self.items(mode, atoms).join(&clusters, kernels, control)?;
+        let index = self.with_made(made, atoms.d())?;
+        match other.tuned()? {
+            Some(tuned) => index.with_tuned(tuned),
+            None => Ok(index),
+        }
+    }
+
+    fn items<'a>(&'a self, mode: Mode, atoms: Atoms<'a>) -> Items<'a> {
+        Items {
             rows: self.rows(),
             scales: self.scales(mode),
             atoms,
-        };
-        let made = items.cluster(options, control)?;
-        let (n, d) = (made.scales.len() as u64, atoms.d() as u64);
+        }
+    }
+
+    fn with_made(&self, made: Clustered, d: usize) -> Result<Self> {
+        let (n, d) = (made.scales.len() as u64, d as u64);
         let subspaces = made.subspaces as u64;
         let blocks = (self.len() as u64).div_ceil(32);
         let width = made.book.len() as u64 / 16 / subspaces;

@@ -1,18 +1,20 @@
 //! Snapshots written as one file, row by row as they are stored: an index with its changes, or
 //! many files joined. Nothing is packed again, so a row scores in the new file as it did before;
-//! memory does not grow with the rows.
+//! memory does not grow with the rows, but for postings and clusters, which are made in memory
+//! where there were some.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::batch::{check_alike, Batch};
 use super::column::Place;
+use super::derived::Derived;
 use super::ids::Ids;
 use super::snapshot::Snapshot;
 use super::spool::{Frame, Spool};
 use super::{Index, LiveIndex};
 use crate::control::Control;
-use crate::format::{lock::WriteLock, section, Disk, SystemDisk};
+use crate::format::{self, lock::WriteLock, section, Bytes, Disk, SystemDisk};
 use crate::{Error, Result};
 
 /// Rows that are copied at a time.
@@ -22,7 +24,7 @@ const ROWS_A_BATCH: usize = 1 << 14;
 /// on, with the changes in their journals. Returns the number of items.
 ///
 /// Items keep their ids, which must differ. Where no file has ids, items are called by their
-/// position in the new file.
+/// position in the new file. Postings and clusters are made where one of the files has some.
 ///
 /// # Errors
 /// [`Error::Argument`] where files differ in latents, metric, modes, dictionary, codebooks or
@@ -55,11 +57,49 @@ pub(super) fn write(
     path: &Path,
     control: &Control,
 ) -> Result<u64> {
-    let first = parts.first().expect("at least one part").base();
     let place = Place {
-        disk,
+        disk: Arc::clone(&disk),
         target: path.to_owned(),
     };
+    let spool = spooled(parts, place, control)?;
+    let n = spool.len();
+    let derived = Derived::of(parts);
+    if derived.is_none() {
+        spool.finish(frame(parts), control)?;
+        return Ok(n);
+    }
+    // all rows must be there before postings and clusters can be made of them
+    let beside = spool.finish_beside(frame(parts), control)?;
+    let written = Index::open(&beside, true, control).and_then(|plain| {
+        let whole = derived.given_to(&plain, control)?;
+        whole.write(&*disk, path, control)
+    });
+    let _ = disk.remove(&beside); // else the next writer of this path does
+    written.map(|()| n)
+}
+
+/// Snapshots as one index in memory: what opening the file would give that [`write()`] makes.
+///
+/// # Errors
+/// [`Error::Io`] where there is no room for what is spilled, [`Error::OutOfMemory`],
+/// [`Error::Interrupted`].
+pub(super) fn in_memory(parts: &[Arc<Snapshot>], control: &Control) -> Result<Index> {
+    let target = std::env::temp_dir().join("sparse-retrieval");
+    let place = Place {
+        disk: Arc::new(SystemDisk),
+        target: target.clone(),
+    };
+    let spool = spooled(parts, place, control)?;
+    let mut file = std::io::Cursor::new(Vec::new());
+    spool.finish_into(&mut file, frame(parts), control)?;
+    let plain = Index::from_file(format::parse(Bytes::copy_of(file.get_ref())?)?)?;
+    drop(file);
+    Derived::of(parts).given_to(&plain, control)
+}
+
+/// All rows of snapshots.
+fn spooled(parts: &[Arc<Snapshot>], place: Place, control: &Control) -> Result<Spool> {
+    let first = parts.first().expect("at least one part").base();
     let mut spool = Spool::new(first.coding(), place);
     // where nobody has ids, and none of the positions moved, there is nothing to name
     let with_ids = !parts.iter().all(|part| {
@@ -74,21 +114,23 @@ pub(super) fn write(
         spool.announce_ids(named.are_strings());
     }
     for part in parts {
-        copy(part.base(), part.living(), with_ids, &mut spool, control)?;
-        if let Some(added) = part.added() {
-            copy(added, 0..added.len(), with_ids, &mut spool, control)?;
+        for part in part.parts() {
+            copy(part.index(), part.living(), with_ids, &mut spool, control)?;
         }
     }
-    let n = spool.len();
-    spool.finish(frame(parts), control)?;
-    Ok(n)
+    Ok(spool)
 }
 
 /// True where items are called 0, 1, 2 and so on after all changes.
 fn keeps_positions(part: &Snapshot) -> bool {
-    let added = part.added().map_or(Ids::Positions(0), Index::all_ids);
-    let first = part.base().len();
-    part.n_removed() == 0 && (0..added.len()).all(|i| added.number(i) == (first + i) as i64)
+    let mut next = 0..;
+    let mut is_next = |id| next.next() == Some(id);
+    let mut parts = part.parts().iter();
+    part.n_removed() == 0
+        && parts.all(|part| {
+            let ids = part.index().all_ids();
+            part.living().all(|row| is_next(ids.number(row)))
+        })
 }
 
 fn copy(

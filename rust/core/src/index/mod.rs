@@ -9,14 +9,18 @@ mod check;
 mod clusters;
 mod column;
 mod delta;
+mod derived;
 mod fetch;
 mod id_spool;
 pub mod ids;
 mod live;
 mod merge;
+mod part;
 mod replay;
 mod scale_unit;
+mod seen;
 mod snapshot;
+mod snapshot_search;
 mod spool;
 mod writer;
 
@@ -38,7 +42,8 @@ use crate::codes::{RankedLayout, RowCoding, RowFormat, RowSpan, RowsView, ValueK
 use crate::control::Control;
 use crate::error::FormatProblem;
 use crate::format::{
-    self, section, Bytes, Cosines, Dtype, FilePart, Header, ItemNorm, SectionData, SectionHeader,
+    self, section, Bytes, Cosines, Disk, Dtype, FilePart, Header, ItemNorm, SectionData,
+    SectionHeader,
 };
 use crate::search::approximate::CoarseAtoms;
 use crate::search::{
@@ -151,8 +156,18 @@ impl Index {
     /// # Errors
     /// [`Error::Io`], [`Error::Interrupted`]; the target is then as it was.
     pub fn save(&self, path: &Path, control: &Control) -> Result<()> {
-        let sections: Vec<_> = self
-            .sections
+        format::write_file(path, self.header.clone(), &self.section_data(), control)
+    }
+
+    /// The same through a given disk, where the caller holds the lock of the path.
+    fn write(&self, disk: &dyn Disk, path: &Path, control: &Control) -> Result<()> {
+        let data = self.section_data();
+        let sections = format::streamed(path, &data, control);
+        format::write_streamed(disk, path, self.header.clone(), sections, control)
+    }
+
+    fn section_data(&self) -> Vec<SectionData<'_>> {
+        self.sections
             .iter()
             .map(|(name, bytes)| {
                 let entry = self
@@ -169,8 +184,7 @@ impl Index {
                     bytes: bytes.as_slice(),
                 }
             })
-            .collect();
-        format::write_file(path, self.header.clone(), &sections, control)
+            .collect()
     }
 
     /// Number of items.
@@ -311,15 +325,14 @@ impl Index {
         let bytes = self.section(section::DICTIONARY)?;
         let entry = self.header.section(section::DICTIONARY)?;
         let d = *entry.shape.get(1)? as usize;
-        let rows = if entry.dtype == Dtype::F16.name() {
-            self.wide_atoms.get_or_init(|| {
-                let halves: &[f16] = bytes.numbers();
-                halves.iter().map(|half| half.to_f32()).collect()
-            })
-        } else {
-            bytes.numbers()
-        };
-        Atoms::new(rows, d).ok()
+        if entry.dtype != Dtype::F16.name() {
+            return Atoms::new(bytes.numbers(), d).ok();
+        }
+        let halves: &[f16] = bytes.numbers();
+        let rows = self
+            .wide_atoms
+            .get_or_init(|| halves.iter().map(|half| half.to_f32()).collect());
+        Some(Atoms::new(rows, d).ok()?.with_halves(halves))
     }
 
     /// What is added to every decoded item, where there is something.
@@ -578,6 +591,11 @@ impl Index {
         let source = self.weight_source(queries, request);
         let postings = self.postings();
         let plan = search::plan::plan(&data, queries.len(), request, postings.is_some());
+        if matches!(plan.way, Way::Scan | Way::RoughScan | Way::IntegerPass) {
+            if let Some(rows) = self.section(section::ROWS) {
+                rows.expect_in_order();
+            }
+        }
         match (plan.way, postings, approximate) {
             (Way::Clusters, _, Some(setting)) => {
                 let parts = self.approximate_for(mode)?;
@@ -586,6 +604,7 @@ impl Index {
             (Way::Postings, Some(postings), _) => {
                 search::walk(&postings, &data, &source, k, selection, control)
             }
+            (Way::RoughScan, ..) => search::rough::search(&data, &source, k, selection, control),
             (Way::IntegerPass, ..) => search::batch::search(&data, &source, k, selection, control),
             _ => search::scan(&data, &source, k, selection, control),
         }

@@ -2,6 +2,7 @@
 //! scales and ids are spilled, and put together when all have come.
 
 use std::io::Write;
+use std::path::PathBuf;
 
 use half::f16;
 
@@ -13,7 +14,8 @@ use crate::codes::pack::fits_u32;
 use crate::codes::ValueKind;
 use crate::control::Control;
 use crate::format::{
-    section, write_streamed, Bytes, Dtype, Header, RowsHeader, SectionHeader, StreamedSection,
+    section, write_into, write_streamed, Bytes, DiskFile, Dtype, Header, RowsHeader, SectionHeader,
+    StreamedSection,
 };
 use crate::{Error, Result};
 
@@ -148,7 +150,49 @@ impl Spool {
     /// # Errors
     /// [`Error::Argument`] where ids are not unique, [`Error::Io`], [`Error::Interrupted`]; the
     /// target is then as it was.
-    pub fn finish(mut self, frame: Frame, control: &Control) -> Result<()> {
+    pub fn finish(self, frame: Frame, control: &Control) -> Result<()> {
+        let Place { disk, target } = self.place.clone();
+        let (header, sections) = self.laid_out(frame, control)?;
+        write_streamed(&*disk, &target, header, sections, control)
+    }
+
+    /// Writes a file that is not the target's yet, nor synced, and returns its path. Whoever
+    /// called this removes it; where it dies, the next writer of the target does.
+    ///
+    /// # Errors
+    /// As [`Spool::finish`]; no file is left then.
+    pub fn finish_beside(self, frame: Frame, control: &Control) -> Result<PathBuf> {
+        let Place { disk, target } = self.place.clone();
+        let (mut file, path) = disk
+            .temporary(&target)
+            .map_err(|error| Error::io("write", &target, error))?;
+        let written = self.finish_into(&mut *file, frame, control);
+        if written.is_err() {
+            let _ = disk.remove(&path); // else the next writer of this target does
+        }
+        written.map(|()| path)
+    }
+
+    /// Writes into a file that is empty.
+    ///
+    /// # Errors
+    /// As [`Spool::finish`].
+    pub fn finish_into(
+        self,
+        file: &mut dyn DiskFile,
+        frame: Frame,
+        control: &Control,
+    ) -> Result<()> {
+        let target = self.place.target.clone();
+        let (header, sections) = self.laid_out(frame, control)?;
+        write_into(file, &target, header, sections, control)
+    }
+
+    fn laid_out(
+        mut self,
+        frame: Frame,
+        control: &Control,
+    ) -> Result<(Header, Vec<StreamedSection<'_>>)> {
         let mut header = frame.header;
         let width = self.width();
         header.rows = RowsHeader {
@@ -172,7 +216,6 @@ impl Spool {
             Some(ids) if !ids.ascend() => Some(ids.order(control)?),
             _ => None,
         };
-        let disk = std::sync::Arc::clone(&self.place.disk);
         let target = self.place.target.clone();
         let mut sections = self.into_sections(order, width, &frame.unit_references, control);
         for (entry, bytes) in frame.fixed {
@@ -187,7 +230,7 @@ impl Spool {
         }
         let place = |name: &str| section::ALL.iter().position(|&known| known == name);
         sections.sort_by_key(|section| place(&section.entry.name));
-        write_streamed(&*disk, &target, header, sections, control)
+        Ok((header, sections))
     }
 
     /// The mean cosine that quantisation left, where it is known.

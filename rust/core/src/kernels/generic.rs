@@ -4,6 +4,8 @@
 
 use std::ops::Range;
 
+use half::f16;
+
 use super::{WeightTable, PROJECT_QUERIES};
 use crate::codes::{RankedLayout, RowFormat, RowSpan, RowsView};
 
@@ -210,6 +212,17 @@ fn project_n<const N: usize>(atoms: &[f32], queries: &[f64], d: usize, out: &mut
         for (out, lanes) in out.iter_mut().zip(lanes) {
             out[a] = sum_lanes(lanes);
         }
+    }
+}
+
+/// [`Kernels::project_halves`](super::Kernels::project_halves) in plain Rust.
+pub fn project_halves(atoms: &[f16], query: &[f64], out: &mut [f64]) {
+    for (atom, out) in atoms.chunks_exact(query.len()).zip(out) {
+        let mut lanes = [0.0; LANES];
+        for (i, (&a, &q)) in atom.iter().zip(query).enumerate() {
+            lanes[i % LANES] += f64::from(a) * q;
+        }
+        *out = sum_lanes(lanes);
     }
 }
 

@@ -22,17 +22,21 @@ mod generic;
 #[cfg(test)]
 mod oracle;
 mod postings;
+mod rough;
 pub mod tile;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
 use std::ops::Range;
 
+use half::f16;
+
 use crate::codes::{RowCoding, RowsView};
 use crate::{Error, Result};
 
 pub use generic::{dot, norm};
 pub use postings::{add_list, bound_value, prefetch, Chunk, Sum, POSITIONS, SUMS};
+pub use rough::{RoughQuery, ROUGH_LEVELS, ROUGH_ROWS};
 pub use tile::{IntegerRows, Passed, Tile, TileLayout, TILE};
 
 /// The environment variable that forces an instruction set.
@@ -125,6 +129,8 @@ impl WeightTable {
 type ScoreRows = unsafe fn(&RowsView<'_>, Range<usize>, &WeightTable, &mut [f64]);
 type ProjectSome = unsafe fn(&[f32], usize, &[u32], &[f64], &mut [f64]);
 type PassRows = unsafe fn(&Tile, &IntegerRows, Range<usize>, &[f32; TILE], &mut Passed) -> usize;
+type RoughSums = unsafe fn(&RoughQuery<'_>, &[u8], &mut [i32]);
+type ProjectHalves = unsafe fn(&[f16], &[f64], &mut [f64]);
 type Project = unsafe fn(&[f32], &[f64], usize, &mut [&mut [f64]]);
 
 /// The kernels of one instruction set that this CPU has.
@@ -133,9 +139,11 @@ pub struct Kernels {
     isa: Isa,
     score_rows: ScoreRows,
     project: Project,
+    project_halves: ProjectHalves,
     sums: postings::SumKernels,
     project_some: ProjectSome,
     pass_rows: PassRows,
+    rough_sums: RoughSums,
     tile_layout: TileLayout,
 }
 
@@ -147,9 +155,11 @@ impl Kernels {
                 isa,
                 score_rows: generic::score_rows,
                 project: generic::project,
+                project_halves: generic::project_halves,
                 sums: postings::PLAIN,
                 project_some: generic::project_some,
                 pass_rows: tile::pass_rows,
+                rough_sums: rough::sums,
                 tile_layout: tile::PLAIN,
             }),
             #[cfg(target_arch = "x86_64")]
@@ -157,9 +167,11 @@ impl Kernels {
                 isa,
                 score_rows: x86_64::avx2::score_rows,
                 project: x86_64::avx2::project,
+                project_halves: generic::project_halves,
                 sums: x86_64::sums::AVX2,
                 project_some: x86_64::avx2::project_some,
                 pass_rows: x86_64::tile_avx2::pass_rows,
+                rough_sums: rough::sums,
                 tile_layout: x86_64::tile_avx2::LAYOUT,
             }),
             #[cfg(target_arch = "x86_64")]
@@ -175,9 +187,11 @@ impl Kernels {
                     isa,
                     score_rows: x86_64::avx512::score_rows,
                     project: x86_64::avx512::project,
+                    project_halves: x86_64::avx512::project_halves,
                     sums: x86_64::sums::AVX512,
                     project_some: x86_64::avx512::project_some,
                     pass_rows,
+                    rough_sums: x86_64::rough_avx512::sums,
                     tile_layout,
                 }
             }),
@@ -291,6 +305,19 @@ impl Kernels {
         unsafe { (self.pass_rows)(tile, rows, range, thresholds, passed) }
     }
 
+    /// Rough scores of rank-coded rows, which stand one after the other: `out[i]` is the sum of
+    /// `weight * level` over the ranks of row `i`, as the query reads them. The caller keeps sums
+    /// below 2^31.
+    ///
+    /// # Panics
+    /// Where `rows` has not the bytes of `out.len()` rows.
+    pub fn rough_sums(self, query: &RoughQuery<'_>, rows: &[u8], out: &mut [i32]) {
+        assert_eq!(Some(rows.len()), out.len().checked_mul(query.row_bytes()));
+        // SAFETY: the CPU has the instructions (Self::of is the only way to a Kernels), and the
+        // lengths were just checked.
+        unsafe { (self.rough_sums)(query, rows, out) }
+    }
+
     /// Projects queries onto atoms: `out[q][a] = sum_i atoms[a * d + i] * queries[q * d + i]`,
     /// in the order of the module's head.
     ///
@@ -304,6 +331,25 @@ impl Kernels {
         assert!(out.iter().all(|out| out.len() == atoms.len() / d));
         // SAFETY: the CPU has the instructions (Self::of is the only way to a Kernels).
         unsafe { (self.project)(atoms, queries, d, out) }
+    }
+
+    /// Projects one query onto atoms in half precision: `out[a]` is what [`Kernels::project`] gives
+    /// for the same atoms in single precision. Only half as much memory is read; on an instruction
+    /// set that converts slowly it is no gain, see [`Kernels::likes_halves`].
+    ///
+    /// # Panics
+    /// Where the query is empty, or `atoms` has not a query's length for each number of `out`.
+    pub fn project_halves(self, atoms: &[f16], query: &[f64], out: &mut [f64]) {
+        assert!(!query.is_empty());
+        assert_eq!(Some(atoms.len()), out.len().checked_mul(query.len()));
+        // SAFETY: the CPU has the instructions (Self::of is the only way to a Kernels), and the
+        // lengths were just checked.
+        unsafe { (self.project_halves)(atoms, query, out) }
+    }
+
+    /// True where [`Kernels::project_halves`] is faster than [`Kernels::project`].
+    pub fn likes_halves(self) -> bool {
+        self.isa == Isa::Avx512
     }
 
     /// How many of the sums are at least `least`.

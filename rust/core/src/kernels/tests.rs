@@ -3,7 +3,9 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::codes::{pack, pack_ranked, Codes, MagnitudeBits, RowCoding, RowSpan, ValueKind};
+use crate::codes::{
+    pack, pack_ranked, Codes, MagnitudeBits, RankedLayout, RowCoding, RowSpan, ValueKind,
+};
 use crate::control::Control;
 
 #[test]
@@ -94,6 +96,72 @@ proptest! {
                 kernels.score_rows(&view, 0..n, &table, &mut out);
                 let got: Vec<u64> = out.iter().map(|score| score.to_bits()).collect();
                 prop_assert_eq!(&got, &expected, "{:?}", kernels.isa());
+            }
+        }
+    }
+
+    #[test]
+    fn every_instruction_set_makes_the_same_rough_sums(
+        latent_bits in 1u32..=16,
+        bits in proptest::collection::vec(0u8..=4, 6..40),
+        words in any::<bool>(),
+        n in 0usize..50,
+        seed in any::<u64>(),
+    ) {
+        let (latent_bits, bits) = if words { (12, vec![3u8; 16]) } else { (latent_bits, bits) };
+        let n_levels: usize = bits.iter().map(|&b| 1usize << b).sum();
+        let layout = RankedLayout::new(latent_bits, bits, vec![1.0; n_levels]).unwrap();
+        let mut state = seed;
+        let mut draw = move || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695);
+            (state >> 40) as i16
+        };
+        let weights: Vec<i16> = (0..1usize << latent_bits).map(|_| draw() / 8).collect();
+        let mut levels: Vec<i16> = layout.signed_levels().iter().map(|_| draw() / 8).collect();
+        *levels.last_mut().unwrap() = 0;
+        let rows: Vec<u8> = (0..n * layout.row_bytes()).map(|_| draw() as u8).collect();
+        for layout in [layout.clone(), layout.prefix(5)] {
+            let mut levels = levels[..layout.signed_levels().len()].to_vec();
+            *levels.last_mut().unwrap() = 0;
+            let Some(query) = RoughQuery::new(&layout, &weights, &levels) else {
+                prop_assert!(layout.row_bytes() < 16);
+                continue;
+            };
+            let expected: Vec<i32> = rows
+                .chunks_exact(layout.row_bytes())
+                .map(|row| {
+                    (0..layout.width())
+                        .map(|rank| {
+                            let (latent, index) = layout.indexed_field(row, rank);
+                            i32::from(weights[latent as usize]) * i32::from(levels[index])
+                        })
+                        .sum()
+                })
+                .collect();
+            for kernels in Kernels::available() {
+                let mut out = vec![-1; n];
+                kernels.rough_sums(&query, &rows, &mut out);
+                prop_assert_eq!(&out, &expected, "{:?}", kernels.isa());
+            }
+        }
+    }
+
+    #[test]
+    fn halves_project_as_the_same_numbers_in_single_precision(
+        d in 1usize..70,
+        n_atoms in 0usize..9,
+        seed in proptest::collection::vec(-10.0f32..10.0, 61),
+    ) {
+        let halves: Vec<half::f16> =
+            (0..n_atoms * d).map(|i| half::f16::from_f32(seed[i * 7 % 61])).collect();
+        let query: Vec<f64> = (0..d).map(|i| f64::from(seed[i * 11 % 61]) / 3.0).collect();
+        for kernels in Kernels::available() {
+            let mut out = vec![f64::NAN; n_atoms];
+            kernels.project_halves(&halves, &query, &mut out);
+            for (got, atom) in out.iter().zip(halves.chunks_exact(d)) {
+                let atom: Vec<f32> = atom.iter().map(|half| half.to_f32()).collect();
+                let expected = oracle::project(&atom, &query);
+                prop_assert_eq!(got.to_bits(), expected.to_bits(), "{:?}", kernels.isa());
             }
         }
     }

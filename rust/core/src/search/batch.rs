@@ -40,22 +40,19 @@ const LEAST_ROWS: usize = 512;
 /// What share of rows must be allowed, and may be wanted, for the pass to pay.
 const SHARE: usize = 8;
 
-/// What speaks against the pass: too few queries or rows, too many latents, or a k or a selection
-/// that leaves little to drop. `None` where it pays.
-pub fn objection(
-    data: &ScanRows<'_>,
-    n_queries: usize,
-    k: usize,
-    selection: Selection<'_>,
-) -> Option<String> {
+/// What speaks against a pass for so few queries. `None` where they are enough.
+pub fn too_few(n_queries: usize) -> Option<String> {
+    (n_queries < LEAST_QUERIES)
+        .then(|| format!("{n_queries} of the {TILE} queries that one pass answers"))
+}
+
+/// What speaks against a pass, however many queries there are: too few rows, too many latents, or
+/// a k or a selection that leaves little to drop. `None` where it pays.
+pub fn objection(data: &ScanRows<'_>, k: usize, selection: Selection<'_>) -> Option<String> {
     let n = data.rows.len();
     let tile = (data.rows.dim() + 1).saturating_mul(TILE);
     let allowed = selection.count(n);
-    if n_queries < LEAST_QUERIES {
-        Some(format!(
-            "{n_queries} of the {TILE} queries that one pass answers"
-        ))
-    } else if n < LEAST_ROWS {
+    if n < LEAST_ROWS {
         Some("few rows".into())
     } else if k > n / SHARE {
         Some(format!("k = {k} leaves few rows to drop"))

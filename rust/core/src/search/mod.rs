@@ -2,7 +2,7 @@
 //!
 //! [`weights`] makes the weight vector `u` of each mode, [`scan`] scores rows with it, and
 //! [`top_k`] keeps the best of those that the [`selection`] admits; [`postings`] spare queries of
-//! few nonzeros most rows, and [`batch`] reads rows once for many queries. Which way a search goes
+//! few nonzeros most rows, [`batch`] reads rows once for many queries, and [`rough`] in small integers for one. Which way a search goes
 //! is decided in [`plan`]. Knows rows, scales and atoms as slices, nothing of files or ids.
 
 pub mod approximate;
@@ -15,6 +15,7 @@ pub mod plan;
 pub mod postings;
 pub mod request;
 pub mod rescore;
+pub mod rough;
 pub mod scan;
 pub mod selection;
 pub mod tiles;

@@ -1,7 +1,7 @@
 //! Which way a search goes, and why. Every exact way returns the same bytes, so this decides time
 //! alone; what it goes by was measured (see `docs/search.md`).
 
-use super::{batch, postings, Mode, Request, ScanRows};
+use super::{batch, postings, rough, Mode, Request, ScanRows};
 
 /// A way to the best k.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -10,6 +10,8 @@ pub enum Way {
     Scan,
     /// An integer pass over all rows, then scores of what it leaves.
     IntegerPass,
+    /// A pass in finer integers for one query after the other, then scores of what it leaves.
+    RoughScan,
     /// The lists of the query's latents are walked.
     Postings,
     /// Rows of the nearest clusters alone; not exact, and only where it is asked for.
@@ -22,6 +24,7 @@ impl Way {
         match self {
             Self::Scan => "scan",
             Self::IntegerPass => "integer_pass",
+            Self::RoughScan => "rough_scan",
             Self::Postings => "postings",
             Self::Clusters => "clusters",
         }
@@ -36,6 +39,9 @@ pub struct Plan {
     /// Why, in one sentence.
     pub reason: String,
 }
+
+/// So many queries are answered together sooner than one after the other.
+const ROUGH_QUERIES: usize = 8;
 
 /// The way of a search of `n_queries` queries.
 pub fn plan(
@@ -62,7 +68,16 @@ pub fn plan(
                       query's latents are read";
         return to(Way::Postings, reason.into());
     }
-    match batch::objection(data, n_queries, request.k, request.selection) {
+    let objection = batch::objection(data, request.k, request.selection);
+    if objection.is_none() && n_queries < ROUGH_QUERIES && rough::pays(data, request.kernels) {
+        let reason = format!(
+            "{n_queries} of the {} queries that one pass answers, so one after the other: rough \
+             scores of {n} rows in 16-bit integers, and exact scores of the few that these leave",
+            crate::kernels::TILE
+        );
+        return to(Way::RoughScan, reason);
+    }
+    match objection.or_else(|| batch::too_few(n_queries)) {
         None => to(
             Way::IntegerPass,
             format!(

@@ -64,6 +64,14 @@ impl Scales<'_> {
         }
     }
 
+    /// What the stored scales are multiples of.
+    pub(super) fn unit(&self) -> f64 {
+        match self {
+            Self::One | Self::Float32(_) => 1.0,
+            Self::Float16(_, unit) => *unit,
+        }
+    }
+
     /// Asks the memory for the scale of a row.
     fn prefetch(&self, row: usize) {
         match self {
@@ -210,7 +218,7 @@ fn reserve<T>(vector: &mut Vec<T>, n: usize) -> Result<()> {
 
 /// Ranges of rows for tasks: enough of them that every thread has some, whatever the number of
 /// queries, and at least one.
-fn row_ranges(n: usize, n_queries: usize) -> Vec<Range<usize>> {
+pub(super) fn row_ranges(n: usize, n_queries: usize) -> Vec<Range<usize>> {
     let threads = rayon::current_num_threads();
     let groups = n_queries.div_ceil(QUERIES_A_GROUP).max(1);
     let wanted = if threads == 1 {

@@ -12,6 +12,8 @@
 
 use std::ops::Range;
 
+use half::f16;
+
 use crate::codes::CodesView;
 use crate::control::Control;
 use crate::kernels::{dot, norm, Kernels, WeightTable, PROJECT_QUERIES};
@@ -26,6 +28,7 @@ const ATOMS_A_TASK: usize = 256;
 #[derive(Debug, Clone, Copy)]
 pub struct Atoms<'a> {
     rows: &'a [f32],
+    halves: Option<&'a [f16]>,
     d: usize,
 }
 
@@ -41,7 +44,18 @@ impl<'a> Atoms<'a> {
                 rows.len()
             )));
         }
-        Ok(Self { rows, d })
+        let halves = None;
+        Ok(Self { rows, halves, d })
+    }
+
+    /// With the same numbers in half precision too, of which one query reads fewer bytes.
+    ///
+    /// # Panics
+    /// Where they are not as many.
+    pub fn with_halves(self, halves: &'a [f16]) -> Self {
+        assert_eq!(self.rows.len(), halves.len());
+        let halves = Some(halves);
+        Self { halves, ..self }
     }
 
     /// Number of atoms.
@@ -268,6 +282,18 @@ impl WeightSource<'_> {
         control: &Control,
     ) -> Result<()> {
         let d = atoms.d;
+        if let ([table], Some(halves)) = (&mut *tables, atoms.halves) {
+            if self.kernels.likes_halves() {
+                return halves
+                    .par_chunks(ATOMS_A_TASK * d)
+                    .zip(table.weights_mut().par_chunks_mut(ATOMS_A_TASK))
+                    .try_for_each(|(atoms, out)| {
+                        control.check()?;
+                        self.kernels.project_halves(atoms, embeddings, out);
+                        Ok(())
+                    });
+            }
+        }
         // task (g, c) fills the c-th chunk of latents in the tables of the g-th group of queries
         let mut tasks = Vec::new();
         for (tables, embeddings) in tables

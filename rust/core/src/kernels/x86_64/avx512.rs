@@ -3,6 +3,8 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
+use half::f16;
+
 use super::padded_group;
 use crate::codes::{RankedLayout, RowFormat, RowSpan, RowsView};
 use crate::kernels::generic::{self, with_row_coding, LANES};
@@ -14,6 +16,7 @@ pub fn is_available() -> bool {
         && is_x86_feature_detected!("avx512vl")
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("f16c")
 }
 
 /// Eight latents as gather indices below the length of the table.
@@ -256,7 +259,7 @@ unsafe fn score_words<const LEVELS: usize>(
 /// AVX-512 is there, and each pointer has 16 bytes behind it.
 #[inline]
 #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq")]
-unsafe fn words_by_rank(rows: [*const u8; 8]) -> [__m256i; 4] {
+pub(super) unsafe fn words_by_rank(rows: [*const u8; 8]) -> [__m256i; 4] {
     // SAFETY: 16 bytes are there by the caller's promise; loadu needs no alignment.
     let two: [__m256i; 4] = std::array::from_fn(|i| unsafe {
         _mm256_inserti128_si256::<1>(
@@ -353,6 +356,44 @@ pub unsafe fn project(atoms: &[f32], queries: &[f64], d: usize, out: &mut [&mut 
         // SAFETY: four slices of `d` numbers, as the query has.
         let sums = unsafe { project_four(four, queries) };
         out.copy_from_slice(&sums[..=last]);
+    }
+}
+
+/// [`Kernels::project_halves`](crate::kernels::Kernels::project_halves). Four atoms at a time, as
+/// above.
+///
+/// # Safety
+/// The CPU has AVX-512 F, VL, BW and DQ, and F16C.
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,f16c")]
+pub unsafe fn project_halves(atoms: &[f16], query: &[f64], out: &mut [f64]) {
+    let d = query.len();
+    let whole = d - d % LANES;
+    for (atoms, out) in atoms.chunks(4 * d).zip(out.chunks_mut(4)) {
+        let last = out.len() - 1;
+        let four: [&[f16]; 4] =
+            std::array::from_fn(|i| &atoms[i.min(last) * d..(i.min(last) + 1) * d]);
+        let mut lanes = [_mm512_setzero_pd(); 4];
+        for start in (0..whole).step_by(LANES) {
+            // SAFETY: eight numbers from `start` on are there in every slice; loadu needs no
+            // alignment.
+            unsafe {
+                let query = _mm512_loadu_pd(query.as_ptr().add(start));
+                for (lanes, atom) in lanes.iter_mut().zip(four) {
+                    let halves = _mm_loadu_si128(atom.as_ptr().add(start).cast());
+                    let atom = _mm512_cvtps_pd(_mm256_cvtph_ps(halves));
+                    *lanes = _mm512_add_pd(*lanes, _mm512_mul_pd(atom, query));
+                }
+            }
+        }
+        for ((out, lanes), atom) in out.iter_mut().zip(lanes).zip(four) {
+            let mut sums = [0.0f64; LANES];
+            // SAFETY: `sums` has room for eight numbers; storeu needs no alignment.
+            unsafe { _mm512_storeu_pd(sums.as_mut_ptr(), lanes) };
+            for i in whole..d {
+                sums[i - whole] += f64::from(atom[i]) * query[i];
+            }
+            *out = generic::sum_lanes(sums);
+        }
     }
 }
 

@@ -10,7 +10,7 @@
 use rayon::prelude::*;
 
 use super::coarse::quantise;
-use super::{sketch, MAX_SUBSPACES};
+use super::{sketch, Clusters, MAX_SUBSPACES};
 use crate::codes::RowsView;
 use crate::control::Control;
 use crate::kernels::clusters::{Vectors, COLUMNS, SKETCH_BYTES, SKETCH_LEVELS, SKETCH_ROWS};
@@ -111,12 +111,7 @@ impl Items<'_> {
     /// count; [`Error::Interrupted`].
     pub fn cluster(&self, options: &ClusterOptions, control: &Control) -> Result<Clustered> {
         let n = self.rows.len();
-        if u32::try_from(n).is_err() {
-            return Err(Error::argument(format!(
-                "{n} items are too many for the clusters of one index; cut it into shards of \
-                 less than 2^32"
-            )));
-        }
+        check_rows(n)?;
         let wanted = options.clusters.unwrap_or_else(|| {
             let wanted = CLUSTERS_A_ROOT * (n as f64).sqrt();
             // 16 rows a cluster, so that routing does not cost more than it saves
@@ -133,7 +128,8 @@ impl Items<'_> {
         let all: Vec<u32> = (0..n as u32).collect();
         let best = self.assign(&all, &learnt, kernels, control)?;
         let (starts, rows) = grouped(&all, &best, wanted);
-        let (centroids, scales) = self.quantised(&learnt, &starts, &rows, &best);
+        let (centroids, units) = self.quantised(&learnt);
+        let scales = with_shares(&units, &starts, &rows, &best);
         let shape = sketch::shape(self.atoms.d());
         debug_assert!(shape.0 <= MAX_SUBSPACES);
         let residuals = Residuals {
@@ -155,6 +151,59 @@ impl Items<'_> {
             starts,
             rows,
             book,
+            subspaces: shape.0,
+            sketches,
+        })
+    }
+
+    /// Puts the rows into clusters that other rows of the same dictionary have made, each into
+    /// that of the nearest centroid, with sketches of the same codebooks: nothing is learnt.
+    /// Progress counts rows, each twice. Runs on the current rayon pool.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for more rows than 32 bits count, or clusters of another width;
+    /// [`Error::OutOfMemory`], [`Error::Interrupted`].
+    pub fn join(
+        &self,
+        clusters: &Clusters<'_>,
+        kernels: Kernels,
+        control: &Control,
+    ) -> Result<Clustered> {
+        let (n, d) = (self.rows.len(), self.atoms.d());
+        check_rows(n)?;
+        if clusters.is_empty() || clusters.centroids.len() != clusters.len() * d {
+            return Err(Error::argument(format!(
+                "{} clusters do not hold centroids of width {d}",
+                clusters.len()
+            )));
+        }
+        let units: Vec<f32> = clusters.scales.iter().map(|scales| scales[0]).collect();
+        let centroids: Vec<f32> = clusters
+            .centroids
+            .chunks_exact(d)
+            .zip(&units)
+            .flat_map(|(levels, &unit)| levels.iter().map(move |&c| unit * f32::from(c)))
+            .collect();
+        let all: Vec<u32> = (0..n as u32).collect();
+        let best = self.assign(&all, &centroids, kernels, control)?;
+        let (starts, rows) = grouped(&all, &best, clusters.len());
+        let scales = with_shares(&units, &starts, &rows, &best);
+        let width = clusters.book.len() / SKETCH_LEVELS / clusters.subspaces;
+        let shape = (clusters.subspaces, width);
+        let residuals = Residuals {
+            items: self,
+            centroids: clusters.centroids,
+            scales: &scales,
+            owners: &best,
+            padded: shape.0 * shape.1,
+        };
+        let sketches = residuals.sketches(&rows, clusters.book, shape, kernels, control)?;
+        Ok(Clustered {
+            centroids: clusters.centroids.to_vec(),
+            scales,
+            starts,
+            rows,
+            book: clusters.book.to_vec(),
             subspaces: shape.0,
             sketches,
         })
@@ -280,33 +329,44 @@ impl Items<'_> {
         tile
     }
 
-    /// Centroids in 8 bits, with their units and the mean share that their rows have of them.
-    fn quantised(
-        &self,
-        centroids: &[f32],
-        starts: &[u32],
-        rows: &[u32],
-        best: &[(f32, u32)],
-    ) -> (Vec<i8>, Vec<[f32; 2]>) {
+    /// Centroids in 8 bits, and their units.
+    fn quantised(&self, centroids: &[f32]) -> (Vec<i8>, Vec<f32>) {
         let d = self.atoms.d();
         let mut levels = vec![0i8; centroids.len()];
-        let mut scales = Vec::with_capacity(centroids.len() / d);
-        for ((levels, centroid), range) in levels
+        let units = levels
             .chunks_exact_mut(d)
             .zip(centroids.chunks_exact(d))
-            .zip(starts.windows(2))
-        {
-            let unit = quantise(centroid, levels);
+            .map(|(levels, centroid)| quantise(centroid, levels))
+            .collect();
+        (levels, units)
+    }
+}
+
+fn check_rows(n: usize) -> Result<()> {
+    if u32::try_from(n).is_err() {
+        return Err(Error::argument(format!(
+            "{n} items are too many for the clusters of one index; cut it into shards of less \
+             than 2^32"
+        )));
+    }
+    Ok(())
+}
+
+/// The units of centroids, each with the mean share that its rows have of it.
+fn with_shares(units: &[f32], starts: &[u32], rows: &[u32], best: &[(f32, u32)]) -> Vec<[f32; 2]> {
+    units
+        .iter()
+        .zip(starts.windows(2))
+        .map(|(&unit, range)| {
             let members = &rows[range[0] as usize..range[1] as usize];
             let sum: f64 = members
                 .iter()
                 .map(|&row| f64::from(best[row as usize].0))
                 .sum();
             let share = (sum / members.len().max(1) as f64) as f32;
-            scales.push([unit, if share.is_finite() { share } else { 0.0 }]);
-        }
-        (levels, scales)
-    }
+            [unit, if share.is_finite() { share } else { 0.0 }]
+        })
+        .collect()
 }
 
 /// Rows cluster by cluster, in their order within each, and where clusters start.

@@ -1,0 +1,161 @@
+//! Rough scores of rank-coded rows for one query: sums of 16-bit weights times 16-bit levels.
+//!
+//! The [`super::tile`] pass needs many queries to pay; this one is for a single query. Here, too,
+//! every instruction set computes the same integers; what they prove about scores is the business
+//! of `search::rough`.
+
+use crate::codes::RankedLayout;
+
+/// Rows that a kernel takes at a time.
+pub const ROUGH_ROWS: usize = 16;
+
+/// The most signed levels of a rank: a sign and four bits.
+pub const ROUGH_LEVELS: usize = 32;
+
+/// Ranks that are unpacked at a time.
+pub(super) const GROUP: usize = 8;
+
+/// Bytes that a half of a group is read with.
+pub(super) const HALF_BYTES: usize = 16;
+
+/// How eight fields are read: each half of a group lies in 16 bytes from its start on.
+#[derive(Debug, Clone)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+pub(super) struct GroupRead {
+    /// Where the 16 bytes of each half start; they end within the row.
+    pub starts: [usize; 2],
+    /// Of each field its four bytes, counted from the start of its half.
+    pub bytes: [u8; 4 * GROUP],
+    /// Bits of the four bytes below the field.
+    pub shifts: [u32; GROUP],
+    /// Bits of sign and magnitude, above the latent.
+    pub masks: [u32; GROUP],
+}
+
+/// A query, and how rows of one layout are read for it.
+///
+/// Keeps the promises on which kernels rely: there are `2^latent_bits` weights and whole groups
+/// of ranks, and reads stay within a row.
+#[derive(Debug, Clone)]
+pub struct RoughQuery<'a> {
+    layout: &'a RankedLayout,
+    weights: Vec<i16>,
+    /// Two ranks each, [`ROUGH_LEVELS`] signed levels of the one and then of the other.
+    levels: Vec<[i16; 2 * ROUGH_LEVELS]>,
+    reads: Vec<GroupRead>,
+}
+
+impl<'a> RoughQuery<'a> {
+    /// A query that weighs latent `i` with `weights[i]`, 0 where there is none, for rows of
+    /// `layout`, whose signed levels (in the layout's order) are read as `levels`. `None` where
+    /// rows are shorter than 16 bytes, or a rank has more than [`ROUGH_LEVELS`] signed levels.
+    ///
+    /// # Panics
+    /// Where there are more weights than latents in the layout's bits, or not one level a signed
+    /// level of the layout (which has one of 0 at the end, for padding).
+    pub fn new(layout: &'a RankedLayout, weights: &[i16], levels: &[i16]) -> Option<Self> {
+        let latents = 1usize << layout.latent_bits();
+        assert!(weights.len() <= latents);
+        assert_eq!(levels.len(), layout.signed_levels().len());
+        let [offsets, shifts, masks, bases] = layout.groups();
+        let widest = *masks.iter().max()? as usize;
+        if layout.row_bytes() < HALF_BYTES || widest >= ROUGH_LEVELS {
+            return None;
+        }
+        let mut padded = weights.to_vec();
+        padded.resize(latents, 0);
+        let mut pairs = vec![[0; 2 * ROUGH_LEVELS]; offsets.len() / 2];
+        for (rank, (&base, &mask)) in bases.iter().zip(masks).enumerate() {
+            let (base, n) = (base as usize, mask as usize + 1);
+            let first = (rank % 2) * ROUGH_LEVELS;
+            pairs[rank / 2][first..first + n].copy_from_slice(&levels[base..base + n]);
+        }
+        let reads = (0..offsets.len())
+            .step_by(GROUP)
+            .map(|first| {
+                // a field starts at most nine bytes after the first of its half, so its four
+                // bytes are within the sixteen from there; padding has an offset of 0
+                let last = layout.row_bytes() - HALF_BYTES;
+                let half = |half: usize| (offsets[first + 4 * half] as usize).min(last);
+                let starts = [half(0), half(1)];
+                GroupRead {
+                    starts,
+                    bytes: std::array::from_fn(|i| {
+                        let start = starts[i / HALF_BYTES];
+                        let offset = (offsets[first + i / 4] as usize).max(start);
+                        (offset - start + i % 4) as u8
+                    }),
+                    shifts: std::array::from_fn(|i| shifts[first + i] as u32),
+                    masks: std::array::from_fn(|i| masks[first + i] as u32),
+                }
+            })
+            .collect();
+        Some(Self {
+            layout,
+            weights: padded,
+            levels: pairs,
+            reads,
+        })
+    }
+
+    /// Bytes of a row.
+    pub fn row_bytes(&self) -> usize {
+        self.layout.row_bytes()
+    }
+
+    pub(super) fn layout(&self) -> &RankedLayout {
+        self.layout
+    }
+
+    pub(super) fn weights(&self) -> &[i16] {
+        &self.weights
+    }
+
+    pub(super) fn levels(&self) -> &[[i16; 2 * ROUGH_LEVELS]] {
+        &self.levels
+    }
+
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+    pub(super) fn reads(&self) -> &[GroupRead] {
+        &self.reads
+    }
+}
+
+/// [`Kernels::rough_sums`](super::Kernels::rough_sums) in plain Rust.
+pub fn sums(query: &RoughQuery<'_>, rows: &[u8], out: &mut [i32]) {
+    let layout = query.layout();
+    if layout.is_words() {
+        return word_sums(query, rows, out);
+    }
+    let masks = layout.groups()[2];
+    for (row, out) in rows.chunks_exact(layout.row_bytes()).zip(out) {
+        let mut sum = 0i32;
+        for (rank, &mask) in masks.iter().enumerate().take(layout.width()) {
+            let (latent, rest) = layout.raw_field(row, rank);
+            let index = (rest & mask as u32) as usize + (rank % 2) * ROUGH_LEVELS;
+            let level = query.levels()[rank / 2][index];
+            sum += i32::from(query.weights()[latent as usize]) * i32::from(level);
+        }
+        *out = sum;
+    }
+}
+
+/// The same where fields are words.
+fn word_sums(query: &RoughQuery<'_>, rows: &[u8], out: &mut [i32]) {
+    let bits = query.layout().latent_bits();
+    let weights = query.weights();
+    let mask = weights.len() - 1;
+    for (row, out) in rows.chunks_exact(query.row_bytes()).zip(out) {
+        let mut sum = 0i32;
+        for (words, levels) in row.chunks_exact(4).zip(query.levels()) {
+            let words = u32::from_le_bytes([words[0], words[1], words[2], words[3]]);
+            for half in 0..2 {
+                let word = (words >> (16 * half)) as usize & 0xffff;
+                // a word has at most five bits above the latent (RoughQuery::new)
+                let level = levels[half as usize * ROUGH_LEVELS + (word >> bits) % ROUGH_LEVELS];
+                sum += i32::from(weights[word & mask]) * i32::from(level);
+            }
+        }
+        *out = sum;
+    }
+}

@@ -1,0 +1,164 @@
+//! AVX-512: sixteen rows at a time, a row a lane. Weights are looked up by scalar loads, which
+//! the CPUs measured do faster than gathers (see `docs/search.md`), and stored so that the rows'
+//! weights of two ranks are one register; levels are looked up within registers.
+
+use std::arch::x86_64::*;
+
+use super::avx512::words_by_rank;
+use crate::kernels::rough::{GroupRead, RoughQuery, GROUP, HALF_BYTES, ROUGH_LEVELS, ROUGH_ROWS};
+
+/// Weights of two ranks of sixteen rows, the two of a row side by side.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Pair([i16; 2 * ROUGH_ROWS]);
+
+/// [`Kernels::rough_sums`](crate::kernels::Kernels::rough_sums).
+///
+/// # Safety
+/// AVX-512 F, VL, BW and DQ are there, and `rows` has `row_bytes` bytes for each sum.
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq")]
+pub unsafe fn sums(query: &RoughQuery<'_>, rows: &[u8], out: &mut [i32]) {
+    let row_bytes = query.row_bytes();
+    let whole = out.len() - out.len() % ROUGH_ROWS;
+    let (in_blocks, rest) = out.split_at_mut(whole);
+    let (blocks, last) = rows.split_at(whole * row_bytes);
+    // SAFETY: the caller's promises, of the rows of whole blocks.
+    unsafe {
+        if query.layout().is_words() {
+            block_sums::<true>(query, blocks, in_blocks);
+        } else {
+            block_sums::<false>(query, blocks, in_blocks);
+        }
+    }
+    crate::kernels::rough::sums(query, last, rest);
+}
+
+/// # Safety
+/// As [`sums`], with a whole number of blocks; `WORDS` where the layout's fields are words.
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq")]
+unsafe fn block_sums<const WORDS: bool>(query: &RoughQuery<'_>, rows: &[u8], out: &mut [i32]) {
+    let row_bytes = query.row_bytes();
+    let bits = query.layout().latent_bits();
+    let width = query.reads().len() * GROUP;
+    let weights = query.weights().as_ptr();
+    let latent_mask = (1u64 << bits) - 1;
+    let above = _mm_cvtsi32_si128(bits as i32);
+    let odd = _mm512_set1_epi32((ROUGH_LEVELS as i32) << 16);
+    // fields that are no words, as words: latents, and indices of levels
+    let unpacked = if WORDS { 0 } else { ROUGH_ROWS * width };
+    let mut latents = vec![0u16; unpacked];
+    let mut indices = vec![0u16; unpacked];
+    let mut looked = vec![Pair([0; 2 * ROUGH_ROWS]); width / 2];
+    let blocks = rows.chunks_exact(ROUGH_ROWS * row_bytes);
+    for (block, out) in blocks.zip(out.chunks_exact_mut(ROUGH_ROWS)) {
+        if !WORDS {
+            for (r, row) in block.chunks_exact(row_bytes).enumerate() {
+                for (g, read) in query.reads().iter().enumerate() {
+                    let at = r * width + g * GROUP;
+                    // SAFETY: reads stay within a row (RoughQuery::new), and both buffers have
+                    // `width` words for each of the rows.
+                    unsafe {
+                        let (some_latents, some_indices) = unpack(row, read, bits);
+                        _mm_storeu_si128(latents.as_mut_ptr().add(at).cast(), some_latents);
+                        _mm_storeu_si128(indices.as_mut_ptr().add(at).cast(), some_indices);
+                    }
+                }
+            }
+        }
+        let (words, stride) = if WORDS {
+            (block.as_ptr(), row_bytes)
+        } else {
+            (latents.as_ptr().cast(), 2 * width)
+        };
+        for r in 0..ROUGH_ROWS {
+            for quarter in 0..width / 4 {
+                // SAFETY: a row has `width` words of 2 bytes from its start on; a latent is
+                // below 2^bits, and there are as many weights (RoughQuery::new); `looked` has
+                // two weights a row for each of `width / 2` pairs.
+                unsafe {
+                    let four = words
+                        .add(r * stride + 8 * quarter)
+                        .cast::<u64>()
+                        .read_unaligned();
+                    let weight = |i: u32| *weights.add((four >> (16 * i) & latent_mask) as usize);
+                    let first = looked.as_mut_ptr().add(2 * quarter).cast::<i16>();
+                    let second = looked.as_mut_ptr().add(2 * quarter + 1).cast::<i16>();
+                    *first.add(2 * r) = weight(0);
+                    *first.add(2 * r + 1) = weight(1);
+                    *second.add(2 * r) = weight(2);
+                    *second.add(2 * r + 1) = weight(3);
+                }
+            }
+        }
+        let (words, above): (*const u8, _) = if WORDS {
+            (block.as_ptr(), above)
+        } else {
+            (indices.as_ptr().cast(), _mm_setzero_si128())
+        };
+        let mut lanes = [_mm512_setzero_si512(); GROUP / 2];
+        for group in 0..width / GROUP {
+            // SAFETY: as above: each of the sixteen rows has 16 bytes for each group.
+            let columns = unsafe {
+                let row = |r: usize| words.add(r * stride + 2 * GROUP * group);
+                let front = words_by_rank(std::array::from_fn(row));
+                let back = words_by_rank(std::array::from_fn(|r| row(ROUGH_ROWS / 2 + r)));
+                let both =
+                    |i: usize| _mm512_inserti64x4::<1>(_mm512_castsi256_si512(front[i]), back[i]);
+                [both(0), both(1), both(2), both(3)]
+            };
+            for (i, (lane, column)) in lanes.iter_mut().zip(columns).enumerate() {
+                let pair = group * GROUP / 2 + i;
+                let index = _mm512_or_si512(_mm512_srl_epi16(column, above), odd);
+                let levels = query.levels()[pair].as_ptr();
+                // SAFETY: 64 levels of a pair, and 32 weights.
+                let products = unsafe {
+                    let of_first = _mm512_loadu_si512(levels.cast());
+                    let of_second = _mm512_loadu_si512(levels.add(ROUGH_LEVELS).cast());
+                    let levels = _mm512_permutex2var_epi16(of_first, index, of_second);
+                    _mm512_madd_epi16(levels, _mm512_load_si512(looked[pair].0.as_ptr().cast()))
+                };
+                *lane = _mm512_add_epi32(*lane, products);
+            }
+        }
+        let sums = _mm512_add_epi32(
+            _mm512_add_epi32(lanes[0], lanes[1]),
+            _mm512_add_epi32(lanes[2], lanes[3]),
+        );
+        // SAFETY: `out` has sixteen numbers; storeu needs no alignment.
+        unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), sums) };
+    }
+}
+
+/// Latents and indices of levels of eight fields.
+///
+/// # Safety
+/// AVX-512 is there, and the reads stay within the row.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq")]
+unsafe fn unpack(row: &[u8], read: &GroupRead, bits: u32) -> (__m128i, __m128i) {
+    debug_assert!(read
+        .starts
+        .iter()
+        .all(|&start| start + HALF_BYTES <= row.len()));
+    // SAFETY: 16 bytes from each start on are the row's, by the caller's promise, and the arrays
+    // have 32 bytes; loadu needs no alignment.
+    let (bytes, order, shifts, masks) = unsafe {
+        (
+            _mm256_inserti128_si256::<1>(
+                _mm256_castsi128_si256(_mm_loadu_si128(row.as_ptr().add(read.starts[0]).cast())),
+                _mm_loadu_si128(row.as_ptr().add(read.starts[1]).cast()),
+            ),
+            _mm256_loadu_si256(read.bytes.as_ptr().cast()),
+            _mm256_loadu_si256(read.shifts.as_ptr().cast()),
+            _mm256_loadu_si256(read.masks.as_ptr().cast()),
+        )
+    };
+    let fields = _mm256_srlv_epi32(_mm256_shuffle_epi8(bytes, order), shifts);
+    let latents = _mm256_and_si256(fields, _mm256_set1_epi32((1 << bits) - 1));
+    let above = _mm_cvtsi32_si128(bits as i32);
+    let indices = _mm256_and_si256(_mm256_srl_epi32(fields, above), masks);
+    (
+        _mm256_cvtepi32_epi16(latents),
+        _mm256_cvtepi32_epi16(indices),
+    )
+}
