@@ -356,11 +356,17 @@ class ShardedIndex:
         actor = self._actor.options(scheduling_strategy=where).remote(
             shard.path, mmap=self._mmap, content=shard.content
         )
-        return _Replica(actor, node, actor.call.remote("info"))
+        return _Replica(actor, node, actor.node.remote())
 
     def _has_started(self, replica: _Replica) -> bool:
         """Whether it has opened its file, or failed to: then its caller finds out."""
-        return bool(self._ray.wait([replica.started], timeout=0)[0])
+        if not self._ray.wait([replica.started], timeout=0)[0]:
+            return False
+        try:
+            replica.node = self._ray.get(replica.started)
+        except self._ray.exceptions.RayError:
+            return True
+        return True
 
     def _emptiest(self, shard: _Shard, failures: Counter[str]) -> str:
         """The machine that holds no replica of this shard, if there is one, and fewest of all.
@@ -412,6 +418,7 @@ class ShardedIndex:
             shard, old, node = move
             new = self._start(shard, node)
             self._ray.get(new.actor.call.remote("info"), timeout=self._timeout_s)
+            new.node = self._ray.get(new.started)
             with self._lock:
                 if old not in shard.replicas:  # it died meanwhile, and has a successor
                     self._end(new)
@@ -454,6 +461,7 @@ class ShardedIndex:
             for replica in replicas:
                 try:
                     info = self._ray.get(replica.actor.call.remote("info"), timeout=self._timeout_s)
+                    replica.node = self._ray.get(replica.started)
                     shown.append({"node": replica.node, "pid": info["pid"], "alive": True})
                 except (
                     self._ray.exceptions.RayActorError,
