@@ -121,6 +121,13 @@ class ShardedIndex:
         self._lock = threading.Lock()
         self._restarts = 0
         self._ray = require("ray", "ShardedIndex")
+        exceptions = self._ray.exceptions
+        # it died, its machine is gone or cannot take it, or it does not answer
+        self._gone = (
+            exceptions.RayActorError,
+            exceptions.ActorUnschedulableError,
+            exceptions.GetTimeoutError,
+        )
         self._own = not self._ray.is_initialized()
         if self._own:
             started = {"include_dashboard": False} if address is None else {}
@@ -323,7 +330,7 @@ class ShardedIndex:
                 if not isinstance(cause, NotOpenError):
                     raise cause from None  # the caller's: another replica would say the same
                 last = cause.error
-            except (exceptions.RayActorError, exceptions.GetTimeoutError) as error:
+            except self._gone as error:
                 last = error
             failures[replica.node] += 1
             self._replace(shard, replica, failures)
@@ -352,7 +359,7 @@ class ShardedIndex:
 
     def _start(self, shard: _Shard, node: str) -> _Replica:
         scheduling = self._ray.util.scheduling_strategies
-        where = scheduling.NodeAffinitySchedulingStrategy(node, soft=True)
+        where = scheduling.NodeAffinitySchedulingStrategy(node, soft=False)
         actor = self._actor.options(scheduling_strategy=where).remote(
             shard.path, mmap=self._mmap, content=shard.content
         )
@@ -463,10 +470,7 @@ class ShardedIndex:
                     info = self._ray.get(replica.actor.call.remote("info"), timeout=self._timeout_s)
                     replica.node = self._ray.get(replica.started)
                     shown.append({"node": replica.node, "pid": info["pid"], "alive": True})
-                except (
-                    self._ray.exceptions.RayActorError,
-                    self._ray.exceptions.GetTimeoutError,
-                ):
+                except self._gone:
                     shown.append({"node": replica.node, "pid": None, "alive": False})
                     self._replace(shard, replica, Counter([replica.node]))
             shards.append({"path": shard.path, "items": shard.items, "replicas": shown})
