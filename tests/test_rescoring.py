@@ -284,3 +284,90 @@ def test_the_pages_of_rows_are_announced_and_few_others(tmp_path):
     for rows in (mapped[:, 3:], mapped[::2]):
         assert list(rescoring.runs_of(rows, positions[:3])) == []
     assert list(rescoring.runs_of(mapped, positions[:0])) == []
+
+
+@pytest.mark.parametrize("strings", [False, True])
+@pytest.mark.parametrize("kind", ["memory", "npy", "parquet"])
+def test_an_index_with_changes_is_rescored_by_order_and_by_ids(parts, tmp_path, strings, kind):
+    codes, dictionary, x, queries = parts
+    rng = np.random.default_rng(6)
+    names = rng.permutation(N) * 3
+    called = [f"n{name}" for name in names] if strings else names.tolist()
+    index = sr.SparseIndex.from_codes(codes[:500], dictionary=dictionary, ids=called[:500])
+    for first in range(500, N, 50):
+        index.add(codes[first : first + 50], ids=called[first : first + 50])
+    index.remove([called[i] for i in range(0, N, 7)])
+    index.update(codes[1:4], [called[1], called[640], called[3]])
+    row_of = {name: row for row, name in enumerate(called)}
+    row_of |= {called[1]: 1, called[640]: 2, called[3]: 3}
+    rows = np.array([row_of[name] for name in index.ids.tolist()])
+    # the same items, built anew: what is found there is what must be found
+    fresh = sr.SparseIndex.from_codes(
+        sr.SparseCodes.concatenate([codes[r : r + 1] for r in rows]),
+        dictionary=dictionary,
+        ids=index.ids.tolist(),
+    )
+
+    def held(vectors):
+        if kind == "memory":
+            return vectors
+        path = tmp_path / f"x.{kind}"
+        if kind == "npy":
+            np.save(path, vectors)
+        else:
+            pyarrow = pytest.importorskip("pyarrow", reason="needs the extra parquet")
+            parquet = pytest.importorskip("pyarrow.parquet")
+            lists = fixed_size_lists(pyarrow, vectors)
+            parquet.write_table(pyarrow.table({"x": lists}), path, row_group_size=40)
+        return path
+
+    x = x.astype(np.float32)
+    extra = np.append(index.ids.astype(object), ["gone"] if strings else [10**9]).tolist()
+    ids_by_row = [extra[i] if i < len(rows) else extra[-1] for i in range(len(rows) + 1)]
+    mixed = rng.permutation(len(ids_by_row))
+    with_hole = np.vstack([x[rows], np.full((1, D), np.nan, np.float32)])
+    for k, oversample, options in (
+        (10, 3, {}),
+        (40, 2, {"exclude": [index.ids[:50].tolist()] * 23}),
+    ):
+        expected = fresh.search(queries, k, rescore=x[rows], oversample=oversample, **options)
+        for tested in (
+            index.search(queries, k, rescore=held(x[rows]), oversample=oversample, **options),
+            index.search(
+                queries,
+                k,
+                rescore=held(with_hole[mixed]),
+                rescore_ids=[ids_by_row[i] for i in mixed],
+                oversample=oversample,
+                **options,
+            ),
+        ):
+            assert tested.ids.tolist() == expected.ids.tolist()
+            assert tested.scores.tobytes() == expected.scores.tobytes()
+
+
+def test_rescoring_by_ids_refuses_rows_that_are_not_one_an_item(parts):
+    codes, dictionary, x, queries = parts
+    index = sr.SparseIndex.from_codes(codes, dictionary=dictionary)
+    index.remove([5])
+    index.add(codes[5:7])
+    everything = np.append(x, x[5:7], axis=0)
+    index.search(queries, 3, rescore=everything, rescore_ids=np.arange(N + 2))
+    most = {"oversample": N + 2}
+    for ids, error, message in (
+        (np.arange(N + 1), ValueError, rf"shape \({N + 2}, {D}\), rescore_ids {N + 1} ids"),
+        (np.arange(N + 2) + 1, ValueError, "rescore_ids lacks the id 0 of a candidate"),
+        (np.arange(N + 2) % N, ValueError, "rescore_ids holds the id 0 twice"),
+        ([str(i) for i in range(N + 2)], ValueError, "rescore_ids lacks the id 0"),
+        (np.arange(N + 2) / 2, TypeError, "rescore_ids has dtype float64"),
+    ):
+        with pytest.raises(error, match=message):
+            index.search(queries, 3, rescore=everything, rescore_ids=ids, **most)
+    with pytest.raises(ValueError, match=rf"expected \({N + 1}, d\).*or pass rescore_ids"):
+        index.search(queries, 3, rescore=everything)
+    with pytest.raises(ValueError, match="rescore_ids is given without rescore"):
+        index.search(queries, 3, rescore_ids=[1])
+    spoilt = everything[::-1].copy()
+    spoilt[3] = np.nan
+    with pytest.raises(ValueError, match="rescore row 3 holds NaN"):
+        index.search(queries, 3, rescore=spoilt, rescore_ids=np.arange(N + 2)[::-1], **most)

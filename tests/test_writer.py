@@ -202,16 +202,53 @@ def test_arguments_are_checked_before_anything_is_written(path, tmp_path):
         writer.abort()
 
 
-@pytest.mark.parametrize("ids", [[5, 3, 5], ["b", "a", "b"]])
-def test_ids_given_twice_are_refused_at_the_end_and_the_old_file_stays(path, ids):
+@pytest.mark.parametrize("strings", [False, True])
+@pytest.mark.parametrize("bits", [32, 4])
+def test_ids_given_twice_are_refused_and_the_old_file_stays(path, strings, bits):
     codes = sr.SparseCodes([[0], [1], [2]], [[1.0], [2.0], [3.0]], dim=3)
     before = saved(path, codes)
-    writer = sr.IndexWriter(path, dim=3)
-    for i in range(3):
-        writer.add(codes[i : i + 1], ids=ids[i : i + 1])
-    with pytest.raises(ValueError, match=r'id ("b"|5) is given to items 0 and 2'):
+    name = (lambda i: f"n{i}") if strings else (lambda i: i)
+    twice = r'id ("n5"|5) is given to items {} and {}; ids must be unique'
+    # in one batch: refused by itself, and the writer goes on
+    writer = sr.IndexWriter(path, dim=3, value_bits=bits)
+    writer.add(codes[:1], ids=[name(9)])
+    with pytest.raises(ValueError, match=twice.format(1, 3)):
+        writer.add(codes, ids=[name(5), name(3), name(5)])
+    writer.add(codes[:1], ids=[name(5)])
+    # in another batch: at once, but for rows that are held until codebooks are learnt
+    later = (lambda: writer.finish()) if bits == 4 else (lambda: None)
+    with pytest.raises(ValueError, match=twice.format(1, 3)):  # noqa: PT012
+        writer.add(codes[:2], ids=[name(3), name(5)])
+        later()
+    with pytest.raises(ValueError, match=r"make a new one|finished"):
         writer.finish()
     assert path.read_bytes() == before
+
+
+def test_ids_given_twice_far_apart_are_found_at_the_end(path):
+    n = 600_000
+    step = 100_000
+    codes = sr.SparseCodes(np.zeros((step, 1), int), np.ones((step, 1)), dim=3)
+    ids = (np.arange(n) * 7919) % 1_000_003  # in no order
+    with sr.IndexWriter(path, dim=3) as writer:
+        for first in range(0, n, step):
+            writer.add(codes, ids=ids[first : first + step])
+    before = path.read_bytes()
+    for again, is_late in ((7, False), (599_000, False), (200_000, True)):
+        writer = sr.IndexWriter(path, dim=3)
+        for first in range(0, n, step):
+            writer.add(codes, ids=ids[first : first + step])
+        match = rf"id {ids[again]} is given to items {again} and {n}"
+        if is_late:
+            writer.add(codes[:1], ids=ids[[again]])
+            with pytest.raises(ValueError, match=match):
+                writer.finish()
+        else:
+            with pytest.raises(ValueError, match=match):
+                writer.add(codes[:1], ids=ids[[again]])
+            writer.abort()
+        assert path.read_bytes() == before
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 
 STREAM = """
@@ -270,6 +307,10 @@ def test_a_killed_writer_leaves_the_old_file_and_the_next_one_cleans_up(path, tm
         assert now == before or len(index) == 200_000
         completed += now != before
         before = now
+        # what it left, if anything, goes with the next writer, even of one row
+        index.save(path)
+        assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+        assert path.read_bytes() == before
     (tmp_path / ".items.sridx.sridx-abc.tmp").write_bytes(b"left by a writer that was killed")
     with sr.IndexWriter(path, dim=3) as writer:
         writer.add(codes)

@@ -240,14 +240,21 @@ class Index:
         k: int,
         *,
         positions: npt.NDArray[np.uint64],
+        rows: npt.NDArray[np.uint64],
         vectors: npt.NDArray[np.uint16] | npt.NDArray[np.float32] | npt.NDArray[np.float64],
         threads: int | None,
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64] | list[str | None]]:
         """Scores and ids of the best of the candidates (nq, m), by their vectors.
 
         Those are of the items at the ascending ``positions`` (p,), shape (p, d); uint16 stands
-        for the bits of float16.
+        for the bits of float16. ``rows`` (p,) are what errors call them.
         """
+    def frozen(self) -> Index:
+        """The index as it is now: positions mean the same in all calls of what is returned."""
+    def ranks(self, positions: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+        """Where items at ascending positions stand among all."""
+    def ids_at(self, positions: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64] | list[str]:
+        """The ids of items at these positions."""
     def bitmap(self, ids: npt.NDArray[np.int64] | list[str], *, what: str) -> Bitmap:
         """The items of these ids; ValueError, which calls them ``what``, for one that is not."""
     def sections(self) -> list[dict[str, Any]]:

@@ -452,6 +452,7 @@ class SparseIndex(Changes):
         exclude: Any = None,
         approximate: Approximate | bool | None = None,
         rescore: Any = None,
+        rescore_ids: Any = None,
         oversample: float = 3,
         threads: int | None = None,
         progress: Progress | None = None,
@@ -501,13 +502,18 @@ class SparseIndex(Changes):
             :meth:`with_clusters`). The scores returned are those of exact search.
         rescore : array_like, numpy.memmap, or path of a .npy or .parquet file, optional
             The vectors that were encoded, shape (n, d), any real dtype: row i is the vector of
-            the item at position i, whatever its id. The best ``oversample * k`` by their codes
-            are scored against their vectors, by the index's metric, in double precision, and
-            the best k of those returned; candidates are found in the given ``mode``. The file
-            stays on disk: only the rows of candidates are read from a memmap or .npy, only the
-            row groups that hold them from a .parquet (of whose column of lists of d numbers
-            there must be one). Queries must be embeddings. Not on an index with changes, whose
-            positions are no rows of any file: save it first.
+            the i-th item in the order of :attr:`ids`, whatever its id, unless ``rescore_ids``
+            says otherwise. The best ``oversample * k`` by their codes are scored against their
+            vectors, by the index's metric, in double precision, and the best k of those
+            returned; candidates are found in the given ``mode``. The file stays on disk: only
+            the rows of candidates are read from a memmap or .npy, only the row groups that hold
+            them from a .parquet (of whose column of lists of d numbers there must be one).
+            Queries must be embeddings.
+        rescore_ids : array_like of int or str, shape (m,), optional
+            Of which item each row of ``rescore`` is, which then has m rows, in any order; ids
+            that no item has are passed over. For an index that changes beside a matrix that does
+            not: one that only grows, row i for the item called i, goes with
+            ``range(len(matrix))``. They are read whole at each call, some 30 ms a million.
         oversample : float, default 3
             Candidates for each of the k results, where ``rescore`` is given; at least 1. At 66
             bytes an item 3 is where the true best 100 are among the candidates but for 2 in
@@ -535,7 +541,8 @@ class SparseIndex(Changes):
             If a query holds NaN or inf, widths do not fit, the mode was not built for, k is
             less than 1, filter or exclude have another length, or hold an id that no item has;
             if ``rescore`` has another shape, a vector that was read is not finite (the message
-            names its row), or queries are codes.
+            names its row), ``rescore_ids`` lacks a candidate or holds it twice, or queries are
+            codes.
         ImportError
             If ``rescore`` is a .parquet file, and pyarrow is not installed.
 
@@ -556,11 +563,13 @@ class SparseIndex(Changes):
         asked = self._asked(queries, mode, threads)
         options["mode"] = self._mode_for(asked, mode)
         excluded = as_exclusions(exclude, len(asked))
+        if rescore is None and rescore_ids is not None:
+            raise ValueError("rescore_ids is given without rescore, whose rows it names")
         if rescore is None:
             scores, ids = self._found(asked, k, positions=False, exclude=excluded, **options)
         else:
             scores, ids = self._rescored(
-                queries, asked, k, rescore, oversample, excluded=excluded, **options
+                queries, asked, k, (rescore, rescore_ids), oversample, excluded=excluded, **options
             )
         return _padded(scores, ids, k, _has_one_axis(queries))
 
@@ -694,7 +703,7 @@ class SparseIndex(Changes):
         queries: Any,
         asked: SparseCodes | npt.NDArray[np.float64],
         k: int,
-        vectors: Any,
+        vectors: tuple[Any, Any],
         oversample: float,
         *,
         excluded: Lists | None,
@@ -709,15 +718,17 @@ class SparseIndex(Changes):
                 "queries, not codes"
             )
         rows = as_rows(queries, "queries", np.float64)
-        originals = rescoring.Originals.of(vectors, len(self), rows.shape[1])
+        # positions must mean the same when candidates are found and when they are scored
+        frozen = type(self)._of(self._native.frozen(), None)
+        originals = rescoring.Originals.of(vectors[0], len(frozen), rows.shape[1], vectors[1])
 
         def candidates(batch: slice, wanted: int) -> npt.NDArray[np.int64]:
             some = {"exclude": of_queries(excluded, batch), "positions": True}
-            found: npt.NDArray[np.int64] = self._found(asked[batch], wanted, **some, **options)[1]
+            found: npt.NDArray[np.int64] = frozen._found(asked[batch], wanted, **some, **options)[1]
             return found
 
         return rescoring.rescored(
-            self._native,
+            frozen._native,
             originals,
             rows,
             k,
@@ -784,6 +795,7 @@ class SparseIndex(Changes):
         k: int = 100,
         *,
         threads: int | None = None,
+        progress: Progress | None = None,
     ) -> Approximate:
         """Find the cheapest setting that keeps a share of exact search's results.
 
@@ -801,6 +813,9 @@ class SparseIndex(Changes):
             Results a query.
         threads : int, optional
             Default: all processors.
+        progress : callable, optional
+            Called after each setting that was tried, some dozens, with the number of queries
+            answered so far.
 
         Returns
         -------
@@ -815,7 +830,7 @@ class SparseIndex(Changes):
             do not fit.
         """
         k = as_count(k, "k")
-        setting, reached = tune(self, target, queries, k, threads)
+        setting, reached = tune(self, target, queries, k, threads, progress)
         self._native = self._native.with_tuned(
             clusters=setting.clusters,
             rerank=setting.rerank,

@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from sparse_retrieval import _native as native
 from sparse_retrieval._arrays import as_numbers
-from sparse_retrieval._ids import as_array
+from sparse_retrieval._ids import as_array, as_ids
 from sparse_retrieval._rows import ParquetRows, open_rows
 
 #: Vectors held at once, in bytes, if no two candidates of a batch of queries are the same.
@@ -47,25 +47,28 @@ _DTYPES: dict[np.dtype[Any], np.dtype[Any]] = {
 
 @dataclass(frozen=True)
 class Originals:
-    """The vectors of all items of an index, row i that of position i.
+    """The vectors of the items of an index.
 
     Attributes
     ----------
-    rows : ndarray, memmap or ParquetRows, shape (n, d)
+    rows : ndarray, memmap or ParquetRows, shape (m, d)
+    ids : ndarray of int64 or list of str, length m, or None
+        Of which item each row is; None for row i of the i-th item.
     """
 
     rows: Any
+    ids: npt.NDArray[np.int64] | list[str] | None
 
     @classmethod
-    def of(cls, vectors: Any, n: int, d: int) -> Originals:
+    def of(cls, vectors: Any, n: int, d: int, ids: Any = None) -> Originals:
         """What was given as ``rescore``, opened and checked against the index and the queries.
 
         Raises
         ------
         TypeError
-            If it does not hold real numbers.
+            If it does not hold real numbers, or ids are of the wrong kind.
         ValueError
-            If it is not of shape (n, d), or a file of another kind.
+            If it is not of shape (n, d), or has not one row an id, or is a file of another kind.
         OSError, ImportError
             If a file cannot be read, or pyarrow is missing.
         """
@@ -74,18 +77,57 @@ class Originals:
             rows = as_numbers(rows, "rescore") if not isinstance(rows, np.ndarray) else rows
             if rows.dtype.kind not in "fiu":
                 raise TypeError(f"rescore has dtype {rows.dtype}; expected real numbers")
+        names = None if ids is None else as_ids(ids, "rescore_ids")
         shape = tuple(rows.shape)
-        if len(shape) != 2 or shape[0] != n:
+        if names is not None and (len(shape) != 2 or shape[0] != len(names)):
             raise ValueError(
-                f"rescore has shape {shape}; expected ({n}, d): row i is the vector of the item "
-                "at position i, whatever its id"
+                f"rescore has shape {shape}, rescore_ids {len(names)} ids; expected one a row"
+            )
+        if names is None and (len(shape) != 2 or shape[0] != n):
+            raise ValueError(
+                f"rescore has shape {shape}; expected ({n}, d): row i is the vector of the i-th "
+                "item, in the order of index.ids; or pass rescore_ids, the id of each row"
             )
         if shape[1] != d:
             raise ValueError(
                 f"rescore has {shape[1]} columns, queries have {d}; both must be of the model "
                 "that made the items"
             )
-        return cls(rows)
+        return cls(rows, names)
+
+    def rows_of(
+        self, index: native.Index, positions: npt.NDArray[np.uint64]
+    ) -> npt.NDArray[np.int64]:
+        """Which row is of the item at each of some ascending positions.
+
+        Raises
+        ------
+        ValueError
+            If an item has no row, or more than one.
+        """
+        if self.ids is None:
+            return index.ranks(positions).astype(np.int64)
+        wanted = index.ids_at(positions)
+        row_of: dict[Any, int] = {}
+        for row, name in self._among(wanted):
+            if row_of.setdefault(name, row) != row:
+                raise ValueError(f"rescore_ids holds the id {name!r} twice")
+        names = wanted if isinstance(wanted, list) else wanted.tolist()
+        missing = next((name for name in names if name not in row_of), None)
+        if missing is not None:
+            raise ValueError(
+                f"rescore_ids lacks the id {missing!r} of a candidate; expected those of all items"
+            )
+        return np.array([row_of[name] for name in names], dtype=np.int64)
+
+    def _among(self, wanted: npt.NDArray[np.int64] | list[str]) -> Iterator[tuple[int, Any]]:
+        """The rows whose ids are among some, and these."""
+        names: Any = self.ids
+        if isinstance(names, list) or isinstance(wanted, list):
+            few = set(wanted)
+            return ((row, name) for row, name in enumerate(names) if name in few)
+        rows = np.flatnonzero(np.isin(names, wanted))
+        return zip(rows.tolist(), names[rows].tolist(), strict=True)
 
     def queries_a_batch(self, candidates: int) -> int:
         """Queries whose candidates' vectors may be held at once."""
@@ -93,18 +135,24 @@ class Originals:
         row_bytes = int(self.rows.shape[1]) * itemsize
         return max(1, _BATCH_BYTES // max(1, candidates * row_bytes))
 
-    def take(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
-        """The vectors at ascending positions, as the native module takes them.
+    def take(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        """The vectors of some rows, in their order, as the native module takes them.
 
         A memory map's pages are announced to the kernel, all before the first is read. Of a
         Parquet file the row groups that hold one of the rows are read, several at a time.
         """
+        order = np.argsort(rows, kind="stable")
+        ascending = rows[order]
         if isinstance(self.rows, ParquetRows):
-            taken = self.rows.scattered(positions, _PARQUET_THREADS)
+            taken = self.rows.scattered(ascending, _PARQUET_THREADS)
         else:
             if isinstance(self.rows, np.memmap):
-                _announce(self.rows, positions)
-            taken = np.take(self.rows, positions, axis=0)
+                _announce(self.rows, ascending)
+            taken = np.take(self.rows, ascending, axis=0)
+        if not np.array_equal(ascending, rows):
+            place = np.empty_like(order)
+            place[order] = np.arange(len(order))
+            taken = taken[place]
         dtype: np.dtype[Any] = taken.dtype.newbyteorder("=")
         if dtype not in _DTYPES:
             dtype = np.dtype(np.float64)
@@ -143,7 +191,8 @@ def rescored(
     Parameters
     ----------
     index : native.Index
-        Its metric and its ids are used.
+        Its metric and its ids are used. Frozen, so that positions mean what they meant when the
+        candidates were found.
     originals : Originals
     queries : ndarray of float64, shape (nq, d)
     k : int
@@ -186,14 +235,16 @@ def _rescored_batch(
     candidates: npt.NDArray[np.int64],
     threads: int | None,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[Any]]:
-    positions = np.unique(candidates)
-    positions = positions[positions >= 0]
+    unique = np.unique(candidates)
+    positions = unique[unique >= 0].astype(np.uint64)
+    rows = originals.rows_of(index, positions)
     scores, ids = index.rescore(
         candidates,
         queries,
         k,
-        positions=positions.astype(np.uint64),
-        vectors=originals.take(positions),
+        positions=positions,
+        rows=rows.astype(np.uint64),
+        vectors=originals.take(rows),
         threads=threads,
     )
     return scores, as_array(ids, scores.shape)

@@ -143,14 +143,18 @@ class IndexWriter:
         codes : SparseCodes, scipy sparse matrix, torch sparse tensor, or (indices, values)
             n items over ``dim`` latents.
         ids : array_like of int or str, shape (n,), optional
-            What search returns for each: unique in the whole file, which is checked when it is
-            finished. For all batches or for none (then items are called by their positions).
+            What search returns for each: unique in the whole file. An id that is given twice is
+            refused at once in one batch, and where the other is among the first or the last
+            131,072 ids (not before codebooks are learnt); the rest are found when the file is
+            finished, since memory does not grow with the items. For all batches or for none
+            (then items are called by their positions).
 
         Raises
         ------
         TypeError, ValueError
-            If codes are not sound, a row does not fit the codebooks, or ids are of another kind
-            than before. The writer cannot go on then.
+            If codes are not sound, a row does not fit the codebooks, ids are of another kind than
+            before, or one was given before. The writer cannot go on then, unless the batch was
+            refused for itself (its codes, or an id twice in it).
         OSError
             If nothing more can be spilled; likewise.
         """

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use numpy::{IntoPyArray, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2};
+use numpy::{IntoPyArray, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -303,7 +303,7 @@ impl Index {
     }
 
     /// Scores candidates against vectors that have been fetched, and keeps the best.
-    #[pyo3(signature = (candidates, queries, k, *, positions, vectors, threads))]
+    #[pyo3(signature = (candidates, queries, k, *, positions, rows, vectors, threads))]
     #[allow(clippy::too_many_arguments)] // the Python class names each of them
     fn rescore<'py>(
         &self,
@@ -312,6 +312,7 @@ impl Index {
         queries: PyReadonlyArray2<'py, f64>,
         k: usize,
         positions: PyReadonlyArray1<'py, u64>,
+        rows: PyReadonlyArray1<'py, u64>,
         vectors: Vectors<'py>,
         threads: Option<usize>,
     ) -> PyResult<Results<'py>> {
@@ -319,21 +320,51 @@ impl Index {
         let d = queries.as_array().ncols();
         // not copied: rescoring.py has made these, and no other code holds them
         let wanted = candidates.as_slice()?;
-        let originals =
-            Originals::new(positions.as_slice()?, vectors.numbers()?, d).map_err(to_python)?;
+        let rows = rows.as_slice()?;
+        let originals = Originals::new(positions.as_slice()?, vectors.numbers()?, d)
+            .and_then(|originals| originals.of_rows(rows))
+            .map_err(to_python)?;
         let snapshot = self.live.snapshot();
-        if !snapshot.is_base() {
-            return Err(PyValueError::new_err(
-                "rescore compares items with vectors by their position in the file, and this \
-                 index has changes that move them; save it first",
-            ));
-        }
         let found = gate(py, threads, None, |control| {
             let metric = snapshot.base().metric();
             let hits = rescore(&originals, &asked, wanted, metric, k, control)?;
             flatten(&hits)
         })?;
         results(py, queries.as_array().nrows(), &snapshot, true, found)
+    }
+
+    /// The index as it is now: positions mean the same in all calls of what is returned.
+    #[pyo3(signature = ())]
+    fn frozen(&self) -> Self {
+        Self {
+            live: self.live.frozen(),
+            mapped: self.mapped,
+        }
+    }
+
+    /// Where items at ascending positions stand among all.
+    #[pyo3(signature = (positions))]
+    fn ranks<'py>(
+        &self,
+        py: Python<'py>,
+        positions: PyReadonlyArray1<'py, u64>,
+    ) -> PyResult<Bound<'py, PyArray1<u64>>> {
+        let snapshot = self.live.snapshot();
+        let ranks = snapshot.ranks(positions.as_slice()?).map_err(to_python)?;
+        Ok(ranks.into_pyarray(py))
+    }
+
+    /// The ids of items at these positions.
+    #[pyo3(signature = (positions))]
+    fn ids_at<'py>(
+        &self,
+        py: Python<'py>,
+        positions: PyReadonlyArray1<'py, u64>,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        // never None: ids of their own memory are not positions
+        let snapshot = self.live.snapshot();
+        let ids = snapshot.ids_at(positions.as_slice()?).map_err(to_python)?;
+        ids::to_python(py, ids.view())
     }
 
     /// The items of these ids, as a bitmap.
@@ -461,7 +492,7 @@ impl Index {
         let (uncommitted, journal_bytes) =
             py.detach(|| (self.live.is_pending(), self.live.journal_bytes().0));
         let entry = PyDict::new(py);
-        entry.set_item("added", snapshot.added().map_or(0, CoreIndex::len))?;
+        entry.set_item("added", snapshot.n_added())?;
         entry.set_item("removed", snapshot.n_removed())?;
         entry.set_item("uncommitted", uncommitted)?;
         entry.set_item("journal_bytes", journal_bytes)?;
@@ -598,7 +629,7 @@ impl Index {
 
     /// What is added to every decoded item, or None; a copy.
     #[getter]
-    fn mean<'py>(&self, py: Python<'py>) -> Option<Bound<'py, numpy::PyArray1<f32>>> {
+    fn mean<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyArray1<f32>>> {
         self.base()
             .mean()
             .map(|mean| mean.to_vec().into_pyarray(py))

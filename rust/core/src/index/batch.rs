@@ -53,6 +53,15 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// No rows, with ids, and so many sections of scales.
+    pub fn none(n_scales: usize, are_strings: bool) -> Self {
+        Self {
+            scales: vec![Vec::new(); n_scales],
+            ids: Some(OwnedIds::none(are_strings)),
+            ..Self::default()
+        }
+    }
+
     /// Packs codes.
     ///
     /// # Errors

@@ -1,11 +1,14 @@
 //! Ids on their way into a file, and their order, in memory that does not grow with them: runs
-//! are sorted, spilled and merged (external sorting).
+//! are sorted, spilled and merged (external sorting). That finds every id that is given twice.
+//! Most are found when they come: ids that ascend are unique, others are compared with the first
+//! and the last ones (see [`Seen`]).
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use super::column::{Column, Place};
 use super::ids::{check_each, not_unique, Id, Ids, OwnedIds};
+use super::seen::Seen;
 use crate::control::Control;
 use crate::Result;
 
@@ -27,6 +30,8 @@ pub struct IdSpool {
     /// The last id, while all ascend.
     last: Option<OwnedIds>,
     ascend: bool,
+    /// The ids so far, once they do not ascend.
+    seen: Option<Seen>,
     place: Place,
     run_ids: usize,
 }
@@ -41,6 +46,7 @@ impl IdSpool {
             n: 0,
             last: None,
             ascend: true,
+            seen: None,
             place: place.clone(),
             run_ids: RUN_IDS,
         }
@@ -74,7 +80,8 @@ impl IdSpool {
     /// Takes ids.
     ///
     /// # Errors
-    /// [`crate::Error::Argument`] for -1; [`crate::Error::Io`], after which the spool is of no
+    /// [`crate::Error::Argument`] for -1, and for an id that is known to have been given before
+    /// ([`IdSpool::order`] finds the others); [`crate::Error::Io`], after which the spool is of no
     /// use.
     ///
     /// # Panics
@@ -92,6 +99,9 @@ impl IdSpool {
             .as_ref()
             .is_none_or(|last| last.get(0) < first.get(0));
         self.ascend &= follows && ids.ascend();
+        if !self.ascend {
+            self.refuse_seen(ids)?;
+        }
         let mut last = OwnedIds::none(self.are_strings);
         last.push(ids, ids.len() - 1);
         self.last = Some(last);
@@ -106,6 +116,61 @@ impl IdSpool {
         }
         self.n += ids.len() as u64;
         Ok(())
+    }
+
+    /// Refuses ids that were given before, as far as is known.
+    fn refuse_seen(&mut self, ids: Ids<'_>) -> Result<()> {
+        let mut seen = match self.seen.take() {
+            Some(seen) => seen,
+            None => {
+                let mut seen = Seen::new();
+                self.each(|_, id| {
+                    seen.meets(id);
+                    false
+                })?;
+                seen
+            }
+        };
+        let mut one = OwnedIds::none(self.are_strings);
+        for i in 0..ids.len() {
+            one.clear();
+            one.push(ids, i);
+            if seen.meets(one.get(0)) {
+                let row = self.n + i as u64;
+                let before = match self.each(|_, id| id == one.get(0))? {
+                    Some(before) => Some(before),
+                    None => (0..i)
+                        .find(|&earlier| ids.compare(earlier, i).is_eq())
+                        .map(|earlier| self.n + earlier as u64),
+                };
+                if let Some(before) = before {
+                    return Err(not_unique(&ids.shown(i), before, row));
+                }
+            }
+        }
+        self.seen = Some(seen);
+        Ok(())
+    }
+
+    /// Shows all ids so far, with their rows, until one is what is looked for; its row.
+    fn each(&mut self, mut is_it: impl FnMut(u64, Id<'_>) -> bool) -> Result<Option<u64>> {
+        let (mut numbers, mut bytes) = (self.numbers.reader(), self.bytes.reader());
+        let mut start = 0;
+        for row in 0..self.n {
+            let number = numbers.u64()?;
+            let found = if self.are_strings {
+                let text = bytes.take((number - start) as usize)?;
+                start = number;
+                // check_each has seen that it is UTF-8
+                is_it(row, Id::Text(std::str::from_utf8(text).unwrap_or_default()))
+            } else {
+                is_it(row, Id::Number(number as i64))
+            };
+            if found {
+                return Ok(Some(row));
+            }
+        }
+        Ok(None)
     }
 
     /// Rows by ascending id, numbers of 8 bytes.
@@ -301,32 +366,51 @@ mod tests {
                     }
                 }
             }
-            let mut refused = false;
+            let mut refused = None;
             for first in (0..numbers.len()).step_by(batch) {
                 let mut part = OwnedIds::none(are_strings);
                 (first..numbers.len().min(first + batch))
                     .for_each(|i| part.push(owned.view(), i));
-                refused |= spool.push(part.view()).is_err();
+                if let Err(error) = spool.push(part.view()) {
+                    refused = Some(error.to_string());
+                    break;
+                }
             }
-            prop_assert_eq!(refused, !are_strings && numbers.contains(&-1));
-            if refused {
+            let unique: std::collections::HashSet<_> = numbers.iter().collect();
+            // so few are all held: what is given twice is found at once
+            let expected = unique.len() < numbers.len() || !are_strings && numbers.contains(&-1);
+            prop_assert_eq!(refused.is_some(), expected);
+            if let Some(message) = refused {
+                prop_assert!(message.contains("unique") || message.contains("-1"), "{}", message);
                 return Ok(());
             }
             prop_assert_eq!(spool.ascend(), owned.view().ascend());
-            let unique: std::collections::HashSet<_> = numbers.iter().collect();
-            match spool.order(&Control::new()) {
-                Ok(mut order) => {
-                    prop_assert_eq!(unique.len(), numbers.len());
-                    let mut reader = order.reader();
-                    let got: Vec<u64> =
-                        numbers.iter().map(|_| reader.u64().unwrap()).collect();
-                    prop_assert_eq!(got, owned.view().sorted());
-                }
-                Err(error) => {
-                    prop_assert!(unique.len() < numbers.len());
-                    prop_assert!(error.to_string().contains("unique"), "{}", error);
+            let mut order = spool.order(&Control::new()).unwrap();
+            let mut reader = order.reader();
+            let got: Vec<u64> = numbers.iter().map(|_| reader.u64().unwrap()).collect();
+            prop_assert_eq!(got, owned.view().sorted());
+        }
+
+        #[test]
+        fn ids_that_were_not_held_are_found_to_be_given_twice_at_the_end(
+            n in 1i64..40, twice in 0usize..40, run_ids in 1usize..9, are_strings in any::<bool>(),
+        ) {
+            let (_folder, mut spool) = spool(are_strings, run_ids);
+            let numbers = (0..n).rev().chain([twice as i64 % n]);
+            let mut ids = OwnedIds::none(are_strings);
+            for number in numbers {
+                match &mut ids {
+                    OwnedIds::Numbers(held) => held.push(number),
+                    OwnedIds::Strings(offsets, bytes) => {
+                        bytes.extend_from_slice(number.to_string().as_bytes());
+                        offsets.push(bytes.len() as u64);
+                    }
                 }
             }
+            spool.seen = Some(Seen::forgetful());
+            spool.push(ids.view()).unwrap();
+            let error = spool.order(&Control::new()).err().unwrap().to_string();
+            prop_assert!(error.contains("unique"), "{}", error);
         }
     }
 }

@@ -257,6 +257,17 @@ impl OwnedIds {
         }
     }
 
+    /// Lets all of them go.
+    pub fn clear(&mut self) {
+        match self {
+            Self::Numbers(numbers) => numbers.clear(),
+            Self::Strings(offsets, bytes) => {
+                offsets.truncate(1);
+                bytes.clear();
+            }
+        }
+    }
+
     /// Id `i`.
     pub fn get(&self, i: usize) -> Id<'_> {
         match self {
@@ -291,6 +302,14 @@ pub fn check_ids(ids: Ids<'_>, n: usize) -> Result<()> {
         )));
     }
     check_each(ids, 0)?;
+    check_unique(ids, 0)
+}
+
+/// Ids of which none is given twice; `first` is the row of the first one.
+///
+/// # Errors
+/// [`Error::Argument`] with the id and the items that have it.
+pub fn check_unique(ids: Ids<'_>, first: u64) -> Result<()> {
     if ids.ascend() {
         return Ok(());
     }
@@ -301,8 +320,8 @@ pub fn check_ids(ids: Ids<'_>, n: usize) -> Result<()> {
     {
         Some(two) => Err(not_unique(
             &ids.shown(two[0] as usize),
-            two[0].min(two[1]),
-            two[0].max(two[1]),
+            first + two[0].min(two[1]),
+            first + two[0].max(two[1]),
         )),
         None => Ok(()),
     }

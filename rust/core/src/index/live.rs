@@ -1,8 +1,8 @@
 //! An index that changes: items are added, removed and updated, and searches, from any thread,
 //! each see one moment of it.
 //!
-//! A change makes a new [`Snapshot`] and puts it in the place of the current one; it costs a
-//! copy of what was added so far. [`LiveIndex::commit`] makes changes durable by appending them to
+//! A change makes a new [`Snapshot`] and puts it in the place of the current one; rows that were
+//! added before are copied at most as often as their number has doubled. [`LiveIndex::commit`] makes changes durable by appending them to
 //! the journal of the file, [`LiveIndex::save`] by writing the file anew without what was
 //! removed.
 //!
@@ -101,6 +101,18 @@ impl LiveIndex {
         self.current.load_full()
     }
 
+    /// The index as it is now, for ever: one in memory, without a file.
+    pub fn frozen(&self) -> Self {
+        Self {
+            current: ArcSwap::new(self.snapshot()),
+            state: Mutex::new(State {
+                file: None,
+                pending: Vec::new(),
+            }),
+            disk: Arc::clone(&self.disk),
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // a panic in a change leaves the snapshot before it, which is whole
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -152,7 +164,7 @@ impl LiveIndex {
         ids: Option<Ids<'_>>,
         control: &Control,
     ) -> Result<()> {
-        let base = Arc::clone(&self.current.load().base);
+        let base = self.current.load().shared_base();
         if codes.dim() != base.dim() {
             return Err(Error::argument(format!(
                 "codes are over {} latents, the index has {}; encode them with the model that \
@@ -168,7 +180,7 @@ impl LiveIndex {
         let mut batch = Batch::pack(codes, &base.coding(), base.atoms(), ids, control)?;
         let mut state = self.state();
         let current = self.current.load_full();
-        if !Arc::ptr_eq(&current.base, &base) && current.base.coding() != base.coding() {
+        if current.base().coding() != base.coding() {
             return Err(Error::argument(
                 "the index was reloaded with other codebooks while items were added; add them \
                  again",
@@ -182,16 +194,7 @@ impl LiveIndex {
             None => Snapshot::clone(&current),
         };
         name(&mut batch, &mut next)?;
-        let mut added = match &next.added {
-            Some(added) => Batch::copied(added, 0..added.len(), true),
-            None => Batch {
-                scales: vec![Vec::new(); batch.scales.len()],
-                ids: Some(OwnedIds::none(next.ids_are_strings())),
-                ..Batch::default()
-            },
-        };
-        added.append(&batch);
-        next.added = Some(Arc::new(added.into_index(&next.base)?));
+        next.push(&batch)?;
         let changes = removed.map(Change::Remove).into_iter();
         state.note(changes.chain([Change::Add(Arc::new(batch))]));
         self.current.store(Arc::new(next));
@@ -264,12 +267,12 @@ impl LiveIndex {
         }
         let onto_itself = state.file.as_ref().is_some_and(|file| file.path == path);
         if current.is_base() && !onto_itself {
-            return current.base.save(path, control);
+            return current.base().save(path, control);
         }
         let lock = WriteLock::take(path)?;
         if current.is_base() {
             drop(lock); // Index::save takes it
-            current.base.save(path, control)?;
+            current.base().save(path, control)?;
         } else {
             merge::write(Arc::clone(&self.disk), &[current], path, control)?;
         }
@@ -314,10 +317,10 @@ impl LiveIndex {
     /// [`Error::Format`] with the first thing wrong, [`Error::Interrupted`].
     pub fn verify(&self, control: &Control) -> Result<()> {
         let current = self.snapshot();
-        current.base.verify(control)?;
-        if let Some(added) = current.added() {
-            added.verify(control)?;
-        }
+        current.base().verify(control)?;
+        current
+            .added()
+            .try_for_each(|added| added.verify(control))?;
         let file = self.state().file.clone();
         if let Some(file) = file.filter(|file| file.torn_bytes > 0) {
             let problem = FormatProblem::Journal {
@@ -350,30 +353,14 @@ impl State {
 /// The snapshot without some items.
 fn without(current: &Snapshot, ids: &OwnedIds) -> Result<Snapshot> {
     let mut next = current.clone();
-    let first = current.base.len();
-    let positions = current.find(ids)?;
-    let (old, new): (Vec<usize>, Vec<usize>) = positions
-        .into_iter()
-        .partition(|&position| position < first);
-    next.dead = current.dead.with(&old, first);
-    if let Some(added) = current.added.as_ref().filter(|_| !new.is_empty()) {
-        let mut gone = vec![false; added.len()];
-        new.iter()
-            .for_each(|&position| gone[position - first] = true);
-        let left = (0..added.len()).filter(|&row| !gone[row]);
-        next.added = if left.clone().next().is_none() {
-            None
-        } else {
-            let batch = Batch::copied(added, left, true);
-            Some(Arc::new(batch.into_index(&current.base)?))
-        };
-    }
+    next.remove(current.find(ids)?)?;
     Ok(next)
 }
 
 /// Gives new items their ids, which must be free, and says what the next number is.
 fn name(batch: &mut Batch, next: &mut Snapshot) -> Result<()> {
-    let base = next.base.all_ids();
+    let base = next.shared_base();
+    let base = base.all_ids();
     if batch.ids.is_none() {
         if !matches!(base, Ids::Positions(_)) {
             return Err(Error::argument(

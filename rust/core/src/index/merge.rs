@@ -114,9 +114,8 @@ fn spooled(parts: &[Arc<Snapshot>], place: Place, control: &Control) -> Result<S
         spool.announce_ids(named.are_strings());
     }
     for part in parts {
-        copy(part.base(), part.living(), with_ids, &mut spool, control)?;
-        if let Some(added) = part.added() {
-            copy(added, 0..added.len(), with_ids, &mut spool, control)?;
+        for part in part.parts() {
+            copy(part.index(), part.living(), with_ids, &mut spool, control)?;
         }
     }
     Ok(spool)
@@ -124,9 +123,14 @@ fn spooled(parts: &[Arc<Snapshot>], place: Place, control: &Control) -> Result<S
 
 /// True where items are called 0, 1, 2 and so on after all changes.
 fn keeps_positions(part: &Snapshot) -> bool {
-    let added = part.added().map_or(Ids::Positions(0), Index::all_ids);
-    let first = part.base().len();
-    part.n_removed() == 0 && (0..added.len()).all(|i| added.number(i) == (first + i) as i64)
+    let mut next = 0..;
+    let mut is_next = |id| next.next() == Some(id);
+    let mut parts = part.parts().iter();
+    part.n_removed() == 0
+        && parts.all(|part| {
+            let ids = part.index().all_ids();
+            part.living().all(|row| is_next(ids.number(row)))
+        })
 }
 
 fn copy(

@@ -15,9 +15,12 @@ mod id_spool;
 pub mod ids;
 mod live;
 mod merge;
+mod part;
 mod replay;
 mod scale_unit;
+mod seen;
 mod snapshot;
+mod snapshot_search;
 mod spool;
 mod writer;
 

@@ -198,11 +198,7 @@ impl Replay {
     /// No changes yet.
     pub fn new(base: Arc<Index>) -> Self {
         let are_strings = base.all_ids().are_strings();
-        let added = Batch {
-            scales: vec![Vec::new(); base.coding().scales.len()],
-            ids: Some(OwnedIds::none(are_strings)),
-            ..Batch::default()
-        };
+        let added = Batch::none(base.coding().scales.len(), are_strings);
         Self {
             base,
             are_strings,
@@ -271,26 +267,20 @@ impl Replay {
     /// [`Error::OutOfMemory`].
     pub fn finish(self) -> Result<Snapshot> {
         let mut snapshot = Snapshot::new(self.base);
-        let dead: Vec<usize> = self.dead.into_keys().collect();
-        snapshot.dead = snapshot.dead.with(&dead, snapshot.base.len());
+        snapshot.remove(self.dead.into_keys().collect())?;
         if let Some(OwnedIds::Numbers(numbers)) = &self.added.ids {
             for &id in numbers {
                 snapshot.next_id = snapshot.next_id.max(id.saturating_add(1));
             }
         }
-        if self.added.n == 0 {
-            return Ok(snapshot);
+        if !self.gone.contains(&true) {
+            snapshot.push_chunk(self.added)?;
+        } else {
+            // not only marked as removed: what was added again has the id of a row that is gone
+            let all = self.added.into_index(snapshot.base())?;
+            let left = (0..all.len()).filter(|&row| !self.gone[row]);
+            snapshot.push_chunk(Batch::copied(&all, left, true))?;
         }
-        let all = self.added.into_index(&snapshot.base)?;
-        let left = (0..all.len()).filter(|&row| !self.gone[row]);
-        snapshot.added = match left.clone().count() {
-            0 => None,
-            n if n == all.len() => Some(Arc::new(all)),
-            _ => {
-                let batch = Batch::copied(&all, left, true);
-                Some(Arc::new(batch.into_index(&snapshot.base)?))
-            }
-        };
         Ok(snapshot)
     }
 }

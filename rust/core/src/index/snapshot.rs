@@ -1,61 +1,26 @@
-//! An index at one moment: a base that does not change, the rows of it that were removed, and
-//! the rows that were added since. A change makes a new snapshot that shares what it can with the
-//! old one, so that whoever searches the old one is not disturbed.
+//! An index at one moment: a base that does not change, and the rows that were added since, in
+//! a few chunks, each less the rows that were removed from it. A change makes a new snapshot that
+//! shares what it can with the old one, so that whoever searches the old one is not disturbed.
 //!
-//! Positions count the rows of the base, removed ones too, then those that were added: the order
-//! of a file that is made of the rest, so that ties are decided as they will be there.
+//! Positions count the rows of the base, removed ones too, then those of the chunks: the order of
+//! a file that is made of what is left, so that ties are decided as they will be there.
 
-use std::cmp::Ordering;
-use std::sync::atomic::{AtomicU64, Ordering as AtomicOrdering};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
 
+use super::batch::Batch;
 use super::fetch::codes_of;
 use super::ids::{Id, Ids, OwnedIds};
+use super::part::Part;
 use super::{merge, Index};
 use crate::codes::Codes;
 use crate::control::Control;
-use crate::search::{Bitmap, Exclusions, Hit, Queries, Request, Selection};
+use crate::search::Bitmap;
 use crate::{Error, Result};
 
-/// Rows of the base that are no more.
-#[derive(Debug, Clone, Default)]
-pub struct Dead {
-    words: Arc<Vec<u64>>,
-    count: usize,
-}
-
-impl Dead {
-    /// How many.
-    pub fn count(&self) -> usize {
-        self.count
-    }
-
-    /// Whether a row is among them.
-    pub fn contains(&self, row: usize) -> bool {
-        self.words
-            .get(row / 64)
-            .is_some_and(|word| word >> (row % 64) & 1 == 1)
-    }
-
-    /// These and others; of an index of `n` rows.
-    pub fn with(&self, rows: &[usize], n: usize) -> Self {
-        if rows.is_empty() {
-            return self.clone();
-        }
-        let mut words = Vec::clone(&self.words);
-        words.resize(n.div_ceil(64), 0);
-        let mut count = self.count;
-        for &row in rows {
-            let bit = 1u64 << (row % 64);
-            count += usize::from(words[row / 64] & bit == 0);
-            words[row / 64] |= bit;
-        }
-        Self {
-            words: Arc::new(words),
-            count,
-        }
-    }
-}
+/// Rows that are added are joined with chunks before them as long as all have no more rows than
+/// this: copying them costs less than a millisecond, and each chunk costs every search.
+const SMALL_ROWS: usize = 4096;
 
 /// Moments so far, of all indexes of the process.
 static MOMENTS: AtomicU64 = AtomicU64::new(0);
@@ -63,26 +28,20 @@ static MOMENTS: AtomicU64 = AtomicU64::new(0);
 /// An index at one moment.
 #[derive(Debug)]
 pub struct Snapshot {
-    pub(super) base: Arc<Index>,
-    pub(super) dead: Dead,
-    pub(super) added: Option<Arc<Index>>,
+    /// The base, and chunks of what was added, none of them empty.
+    parts: Vec<Part>,
     /// The next number for items that are added without ids.
     pub(super) next_id: i64,
     moment: u64,
-    /// The rows of the base that are left, once it was needed.
-    living: OnceLock<Bitmap>,
 }
 
 impl Clone for Snapshot {
     /// The same, to be changed: another moment.
     fn clone(&self) -> Self {
         Self {
-            base: Arc::clone(&self.base),
-            dead: self.dead.clone(),
-            added: self.added.clone(),
+            parts: self.parts.clone(),
             next_id: self.next_id,
-            moment: MOMENTS.fetch_add(1, AtomicOrdering::Relaxed),
-            living: OnceLock::new(),
+            moment: MOMENTS.fetch_add(1, Ordering::Relaxed),
         }
     }
 }
@@ -92,32 +51,44 @@ impl Snapshot {
     pub fn new(base: Arc<Index>) -> Self {
         Self {
             next_id: base.len() as i64,
-            base,
-            dead: Dead::default(),
-            added: None,
-            moment: MOMENTS.fetch_add(1, AtomicOrdering::Relaxed),
-            living: OnceLock::new(),
+            parts: vec![Part::new(base)],
+            moment: MOMENTS.fetch_add(1, Ordering::Relaxed),
         }
     }
 
     /// What was opened or built, without changes.
     pub fn base(&self) -> &Index {
-        &self.base
+        self.parts[0].index()
     }
 
-    /// What was added since, as an index of its own.
-    pub fn added(&self) -> Option<&Index> {
-        self.added.as_deref()
+    /// The same, to be kept.
+    pub(super) fn shared_base(&self) -> Arc<Index> {
+        Arc::clone(self.parts[0].index())
+    }
+
+    /// The base and what was added.
+    pub(super) fn parts(&self) -> &[Part] {
+        &self.parts
+    }
+
+    /// What was added since, in chunks, each an index of its own of which rows may be removed.
+    pub fn added(&self) -> impl Iterator<Item = &Index> {
+        self.parts[1..].iter().map(|part| &**part.index())
+    }
+
+    /// Items that were added since, and are left.
+    pub fn n_added(&self) -> usize {
+        self.parts[1..].iter().map(Part::len).sum()
     }
 
     /// Rows of the base that were removed.
     pub fn n_removed(&self) -> usize {
-        self.dead.count()
+        self.parts[0].n_removed()
     }
 
     /// Number of items.
     pub fn len(&self) -> usize {
-        self.base.len() - self.dead.count() + self.added.as_ref().map_or(0, |added| added.len())
+        self.parts.iter().map(Part::len).sum()
     }
 
     /// True where there is no item.
@@ -127,7 +98,7 @@ impl Snapshot {
 
     /// True where it is the base alone.
     pub fn is_base(&self) -> bool {
-        self.dead.count() == 0 && self.added.is_none()
+        self.n_removed() == 0 && self.parts.len() == 1
     }
 
     /// All of it as an index without changes: the base itself where there are none, else one in
@@ -138,39 +109,131 @@ impl Snapshot {
     /// temporary files.
     pub fn without_changes(self: &Arc<Self>, control: &Control) -> Result<Arc<Index>> {
         if self.is_base() {
-            return Ok(Arc::clone(&self.base));
+            return Ok(self.shared_base());
         }
         Ok(Arc::new(merge::in_memory(&[Arc::clone(self)], control)?))
     }
 
-    /// Rows of the base that are left.
-    pub(super) fn living(&self) -> impl Iterator<Item = usize> + Clone + '_ {
-        (0..self.base.len()).filter(|&row| !self.dead.contains(row))
-    }
-
-    /// Positions of all items.
-    pub fn positions(&self) -> impl Iterator<Item = usize> + '_ {
-        let added = self.added.as_ref().map_or(0, |added| added.len());
-        let first = self.base.len();
-        self.living().chain(first..first + added)
-    }
-
-    /// The index that a position is in, and its row there.
-    fn at(&self, position: usize) -> (&Index, usize) {
-        match position.checked_sub(self.base.len()) {
-            Some(row) => (
-                self.added
-                    .as_ref()
-                    .expect("positions beyond the base are of added rows"),
-                row,
-            ),
-            None => (&self.base, position),
+    /// Takes rows, which have ids that are free. They make a chunk of their own, together with
+    /// the chunks before them that have not twice as many rows: so there are few chunks, and a
+    /// row is copied as often as its chunk has doubled.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`]; the snapshot is then of no use.
+    pub(super) fn push(&mut self, batch: &Batch) -> Result<()> {
+        let mut rows = batch.n;
+        let mut kept = self.parts.len();
+        while kept > 1 {
+            let before = self.parts[kept - 1].len();
+            if before + rows > SMALL_ROWS && before >= 2 * rows {
+                break;
+            }
+            rows += before;
+            kept -= 1;
         }
+        let mut all = Batch::none(self.base().coding().scales.len(), self.ids_are_strings());
+        for part in self.parts.drain(kept..) {
+            all.append(&part.copied());
+        }
+        all.append(batch);
+        self.push_chunk(all)
+    }
+
+    /// Takes rows as a chunk of their own; none make none.
+    ///
+    /// # Errors
+    /// As [`Snapshot::push`].
+    pub(super) fn push_chunk(&mut self, rows: Batch) -> Result<()> {
+        if rows.n > 0 {
+            let chunk = rows.into_index(self.base())?;
+            self.parts.push(Part::new(Arc::new(chunk)));
+        }
+        Ok(())
+    }
+
+    /// Lets go of rows at these positions, each once.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`]; the snapshot is then of no use.
+    pub(super) fn remove(&mut self, mut positions: Vec<usize>) -> Result<()> {
+        positions.sort_unstable();
+        let (mut first, mut at) = (0, 0);
+        let mut left = Vec::with_capacity(self.parts.len());
+        for (number, part) in self.parts.iter().enumerate() {
+            let n = part.index().len();
+            let end = at + positions[at..].partition_point(|&position| position < first + n);
+            let rows: Vec<_> = positions[at..end].iter().map(|row| row - first).collect();
+            let mut part = part.without(&rows);
+            // half of a chunk gone: what is left is copied, so that memory follows
+            if number > 0 && !rows.is_empty() && 2 * part.len() <= n && part.len() > 0 {
+                let copied = part.copied().into_index(self.base())?;
+                part = Part::new(Arc::new(copied));
+            }
+            if number == 0 || part.len() > 0 {
+                left.push(part);
+            }
+            (first, at) = (first + n, end);
+        }
+        self.parts = left;
+        Ok(())
+    }
+
+    /// Positions of all items, ascending.
+    pub fn positions(&self) -> impl Iterator<Item = usize> + '_ {
+        let mut end = 0;
+        self.parts.iter().flat_map(move |part| {
+            let first = end;
+            end += part.index().len();
+            part.living().map(move |row| first + row)
+        })
+    }
+
+    /// One more than the largest position that there may be.
+    fn end(&self) -> usize {
+        self.parts.iter().map(|part| part.index().len()).sum()
+    }
+
+    /// Where the items at these ascending positions stand among all.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a position without an item.
+    pub fn ranks(&self, positions: &[u64]) -> Result<Vec<u64>> {
+        let mut ranks = Vec::with_capacity(positions.len());
+        let (mut first, mut before, mut at) = (0, 0, 0);
+        for part in &self.parts {
+            let n = part.index().len();
+            let end = at + positions[at..].partition_point(|&p| p < (first + n) as u64);
+            let here = &positions[at..end];
+            let rows: Vec<_> = here.iter().map(|&p| p as usize - first).collect();
+            if !rows.is_sorted() || rows.iter().any(|&row| !part.has(row)) {
+                break;
+            }
+            ranks.extend(part.ranks(&rows).map(|rank| (before + rank) as u64));
+            (first, before, at) = (first + n, before + part.len(), end);
+        }
+        if ranks.len() != positions.len() {
+            return Err(Error::argument(
+                "positions without an item, or not ascending",
+            ));
+        }
+        Ok(ranks)
+    }
+
+    /// The part that a position is in, and its row there.
+    fn at(&self, position: usize) -> (&Index, usize) {
+        let mut row = position;
+        for part in &self.parts {
+            if row < part.index().len() {
+                return (part.index(), row);
+            }
+            row -= part.index().len();
+        }
+        panic!("position {position} of {}", self.end());
     }
 
     /// True where items are called by strings.
     pub fn ids_are_strings(&self) -> bool {
-        self.base.all_ids().are_strings()
+        self.base().all_ids().are_strings()
     }
 
     /// The number that an item is called; its position where ids are strings.
@@ -194,27 +257,48 @@ impl Snapshot {
     /// The ids of all items, in the order of their positions; none where they are called 0 to
     /// n - 1.
     pub fn ids(&self) -> Option<OwnedIds> {
-        let base = self.base.all_ids();
+        let base = self.base().all_ids();
         if self.is_base() && matches!(base, Ids::Positions(_)) {
             return None;
         }
         let mut ids = OwnedIds::none(base.are_strings());
-        for position in self.positions() {
-            let (index, row) = self.at(position);
-            ids.push(index.all_ids(), row);
+        for part in &self.parts {
+            let of_part = part.index().all_ids();
+            part.living().for_each(|row| ids.push(of_part, row));
         }
         Some(ids)
     }
 
+    /// The ids of the items at these positions.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a position beyond all.
+    pub fn ids_at(&self, positions: &[u64]) -> Result<OwnedIds> {
+        let mut ids = OwnedIds::none(self.ids_are_strings());
+        let end = self.end() as u64;
+        for &position in positions {
+            if position >= end {
+                return Err(Error::argument(format!(
+                    "position {position}; expected less than {end}"
+                )));
+            }
+            let (index, row) = self.at(position as usize);
+            ids.push(index.all_ids(), row);
+        }
+        Ok(ids)
+    }
+
     /// The position of the item with this id.
     pub fn position(&self, id: Id<'_>) -> Option<usize> {
-        let added = self.added.as_ref();
-        if let Some(row) = added.and_then(|added| added.position(id)) {
-            return Some(self.base.len() + row);
+        let mut first = 0;
+        for part in &self.parts {
+            let row = part.index().position(id).filter(|&row| part.has(row));
+            if let Some(row) = row {
+                return Some(first + row);
+            }
+            first += part.index().len();
         }
-        self.base
-            .position(id)
-            .filter(|&row| !self.dead.contains(row))
+        None
     }
 
     /// Positions of items by their ids.
@@ -250,7 +334,7 @@ impl Snapshot {
                 index.code(row)
             })
             .collect();
-        codes_of(&rows, self.base.dim())
+        codes_of(&rows, self.base().dim())
     }
 
     /// The embeddings that items decode to, row by row, and their width.
@@ -258,7 +342,7 @@ impl Snapshot {
     /// # Errors
     /// [`Error::UnknownId`]; [`Error::Argument`] where there is no dictionary.
     pub fn reconstruct(&self, ids: &OwnedIds, control: &Control) -> Result<(Vec<f32>, usize)> {
-        let d = self.base.atoms().map_or(1, |atoms| atoms.d());
+        let d = self.base().atoms().map_or(1, |atoms| atoms.d());
         let positions = self.find(ids)?;
         let mut embeddings = vec![0.0; positions.len() * d];
         for (&position, out) in positions.iter().zip(embeddings.chunks_exact_mut(d)) {
@@ -302,152 +386,9 @@ impl Snapshot {
         if self.is_base() {
             return Bitmap::from_positions(self.len(), positions);
         }
-        let n = self.base.len() + self.added.as_ref().map_or(0, |added| added.len());
-        let chosen = Bitmap::from_positions(n, positions)?;
+        let chosen = Bitmap::from_positions(self.end(), positions)?;
         let numbered = self.positions().enumerate();
         let items = numbered.filter(|&(_, position)| chosen.contains(position as u64));
         Bitmap::from_positions(self.len(), items.map(|(item, _)| item as u64))
     }
-
-    /// The best `k` items of each query that the request's selection admits, as positions, best
-    /// first, ties by lower position: exactly those of an index that is built of the items that
-    /// are left. Runs on the current rayon pool.
-    ///
-    /// The bitmap of the selection counts items, as [`Snapshot::bitmap`] does; its exclusions are
-    /// positions.
-    ///
-    /// # Errors
-    /// As [`Index::search`].
-    pub fn search(
-        &self,
-        queries: &Queries<'_>,
-        request: &Request<'_>,
-        control: &Control,
-    ) -> Result<Vec<Vec<Hit>>> {
-        if self.is_base() {
-            return self.base.search(queries, request, control);
-        }
-        let selection = request.selection;
-        selection.check(self.len(), queries.len())?;
-        let n_queries = queries.len();
-        let first = self.base.len() as u64;
-        let exclusions = Self::excluded(selection, n_queries, 0..first)?;
-        let chosen = selection.allowed.map(|items| {
-            let numbered = self.living().enumerate();
-            let rows = numbered.filter(|&(item, _)| items.contains(item as u64));
-            Bitmap::from_positions(self.base.len(), rows.map(|(_, row)| row as u64))
-        });
-        let chosen = chosen.transpose()?;
-        let of_base = Selection {
-            allowed: match (&chosen, self.dead.count()) {
-                (Some(chosen), _) => Some(chosen),
-                (None, 0) => None,
-                (None, _) => Some(self.living_rows()?),
-            },
-            exclusions: exclusions.as_ref(),
-        };
-        let request_of_base = with(request, of_base);
-        let mut found = self.base.search_rows(queries, &request_of_base, control)?;
-        if let Some(added) = &self.added {
-            let before = (self.base.len() - self.dead.count()) as u64;
-            let n = added.len() as u64;
-            let allowed = selection.allowed.map(|items| {
-                let rows = (0..n).filter(|row| items.contains(before + row));
-                Bitmap::from_positions(added.len(), rows)
-            });
-            let allowed = allowed.transpose()?;
-            let exclusions = Self::excluded(selection, n_queries, first..first + n)?;
-            let of_added = Selection {
-                allowed: allowed.as_ref(),
-                exclusions: exclusions.as_ref(),
-            };
-            let exact = Request {
-                approximate: None, // additions have no clusters, and are few
-                ..with(request, of_added)
-            };
-            let mut more = added.search_rows(queries, &exact, control)?;
-            for hit in more.iter_mut().flatten() {
-                hit.position += first;
-            }
-            found = found
-                .into_iter()
-                .zip(more)
-                .map(|(old, new)| merged(&old, &new, request.k))
-                .collect();
-        }
-        self.base.add_mean(&mut found, queries, request)?;
-        Ok(found)
-    }
-
-    fn living_rows(&self) -> Result<&Bitmap> {
-        if self.living.get().is_none() {
-            let n = self.base.len();
-            let mut bytes: Vec<u8> = self
-                .dead
-                .words
-                .iter()
-                .flat_map(|word| (!word).to_le_bytes())
-                .take(n.div_ceil(8))
-                .collect();
-            if let Some(last) = bytes.last_mut().filter(|_| !n.is_multiple_of(8)) {
-                *last &= (1 << (n % 8)) - 1; // no bits past the last row
-            }
-            // two threads may make it at once: both make the same, one is kept
-            let _ = self.living.set(Bitmap::from_packed(n, &bytes)?);
-        }
-        Ok(self.living.get().expect("set above"))
-    }
-
-    /// What queries exclude of the rows at these positions, counted from the first of them.
-    fn excluded(
-        selection: Selection<'_>,
-        n_queries: usize,
-        positions: std::ops::Range<u64>,
-    ) -> Result<Option<Exclusions>> {
-        if selection.exclusions.is_none() {
-            return Ok(None);
-        }
-        let mut starts = vec![0];
-        let mut rows = Vec::new();
-        for query in 0..n_queries {
-            let excluded = selection.excluded(query).iter();
-            let here = excluded.filter(|position| positions.contains(position));
-            rows.extend(here.map(|position| position - positions.start));
-            starts.push(rows.len());
-        }
-        Ok(Some(Exclusions::new(starts, rows)?))
-    }
-}
-
-/// The same request of other rows.
-fn with<'a>(request: &Request<'_>, selection: Selection<'a>) -> Request<'a> {
-    Request {
-        mode: request.mode,
-        k: request.k,
-        k_row: request.k_row,
-        selection,
-        approximate: request.approximate,
-        kernels: request.kernels,
-    }
-}
-
-/// The best k of two sorted lists.
-fn merged(old: &[Hit], new: &[Hit], k: usize) -> Vec<Hit> {
-    let mut best = Vec::with_capacity(k.min(old.len() + new.len()));
-    let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
-    while best.len() < k {
-        let next = match (old.peek(), new.peek()) {
-            // of equal scores the lower position, which is an old one
-            (Some(a), Some(b)) if b.score.partial_cmp(&a.score) == Some(Ordering::Greater) => {
-                new.next()
-            }
-            (Some(_), _) => old.next(),
-            (None, _) => new.next(),
-        };
-        match next {
-            Some(&hit) => best.push(hit),
-            None => break,
-        }
-    }
-    best
 }

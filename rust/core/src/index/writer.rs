@@ -15,7 +15,7 @@ use std::sync::Arc;
 use super::batch::{Batch, Coding};
 use super::build::{check_dictionary, resolve_modes, Sections};
 use super::column::Place;
-use super::ids::{check_each, Ids, OwnedIds};
+use super::ids::{check_each, check_unique, Ids, OwnedIds};
 use super::spool::{Frame, Spool};
 use super::{BuildOptions, DictionaryData, Index, ValueCoding};
 use crate::codes::quantise::SAMPLE_ROWS;
@@ -202,7 +202,7 @@ impl IndexWriter {
     ///
     /// # Errors
     /// [`Error::Argument`] where codes are over other latents, a row does not fit codebooks that
-    /// were learnt or given, or ids do not fit; [`Error::Io`], [`Error::OutOfMemory`],
+    /// were learnt or given, ids do not fit, or one is known to be given twice; [`Error::Io`], [`Error::OutOfMemory`],
     /// [`Error::Interrupted`]. Rows before the faulty one may have been taken, so the writer
     /// refuses to go on after an error.
     pub fn add(
@@ -231,6 +231,7 @@ impl IndexWriter {
                 )));
             }
             check_each(ids, self.len())?;
+            check_unique(ids, self.len())?;
         }
         let taken = self.take(codes, ids, control);
         self.is_broken = taken.is_err();

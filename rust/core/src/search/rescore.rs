@@ -59,6 +59,8 @@ impl Numbers<'_> {
 pub struct Originals<'a> {
     /// Of which items, ascending.
     positions: &'a [u64],
+    /// Which rows they were before they were fetched: for messages.
+    rows: &'a [u64],
     numbers: Numbers<'a>,
     d: usize,
 }
@@ -81,9 +83,25 @@ impl<'a> Originals<'a> {
         }
         Ok(Self {
             positions,
+            rows: positions,
             numbers,
             d,
         })
+    }
+
+    /// The same, where they were other rows than their positions say.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] where there is not one row a position.
+    pub fn of_rows(self, rows: &'a [u64]) -> Result<Self> {
+        if rows.len() != self.positions.len() {
+            return Err(Error::argument(format!(
+                "{} rows for {} positions",
+                rows.len(),
+                self.positions.len()
+            )));
+        }
+        Ok(Self { rows, ..self })
     }
 }
 
@@ -198,7 +216,7 @@ fn check_numbers(originals: &Originals<'_>) -> Result<()> {
         Some((row, column, number)) => Err(Error::argument(format!(
             "rescore row {} holds {number} in column {column}; expected finite numbers within \
              float32",
-            originals.positions[row]
+            originals.rows[row]
         ))),
     }
 }
