@@ -18,7 +18,7 @@ export PYO3_PYTHON := $(abspath $(BIN)/python)
 bench demo: export OMP_WAIT_POLICY = passive
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test test-distributed test-browser lint bench demo docs site check-tools
+.PHONY: help dev test test-distributed test-browser lint bench demo docs site dist check-tools
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +60,10 @@ docs: dev ## Write the measured tables and pictures of README and docs from benc
 site: dev ## Build the docs as a site, into site/; a link that leads nowhere is an error
 	$(BIN)/python -m pip install --quiet 'mkdocs-material>=9.5,<10' 'mkdocstrings[python]>=0.27'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+dist: $(BIN)/python check-tools ## Build and check wheels (x86_64, aarch64) and sources of a release, into dist/
+	$(BIN)/python -m pip install --quiet 'maturin>=1.9,<2' ziglang
+	$(BIN)/python tools/build_dist.py
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \

@@ -2,7 +2,7 @@
 
     python tools/build_dist.py [--out dist] [--targets x86_64,aarch64] [--no-offline] [--no-check]
 
-Needs a Rust toolchain, and from PyPI maturin and ziglang (zig links against the glibc of
+Needs a Rust toolchain, and the Python packages maturin and ziglang (zig links against the glibc of
 manylinux2014 whatever the machine has, for any CPU; a foreign CPU also needs
 ``rustup target add TARGET``). In ``out`` it leaves
 
@@ -84,6 +84,8 @@ def version() -> str:
 def wheel(target: str, out: Path) -> Path:
     """Build the wheel of a target against manylinux2014."""
     before = set(out.glob("*.whl"))
+    # maturin asks the first Python of the path for zig: it must be the one that has it
+    here = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     run(
         [
             *(sys.executable, "-m", "maturin", "build", "--release", "--locked", "--zig"),
@@ -91,6 +93,7 @@ def wheel(target: str, out: Path) -> Path:
             *("--interpreter", sys.executable, "--out", out),
         ],
         cwd=ROOT,
+        env={**os.environ, "PATH": here},
     )
     made = set(out.glob(f"*{target}*.whl"))
     (path,) = made - before or made
