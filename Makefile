@@ -18,7 +18,7 @@ export PYO3_PYTHON := $(abspath $(BIN)/python)
 bench demo: export OMP_WAIT_POLICY = passive
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test test-distributed test-browser lint bench demo docs site dist check-tools
+.PHONY: help dev test test-distributed test-browser lint bench demo docs site dist extras check-tools
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,6 +64,9 @@ site: dev ## Build the docs as a site, into site/; a link that leads nowhere is 
 dist: $(BIN)/python check-tools ## Build and check wheels (x86_64, aarch64) and sources of a release, into dist/
 	$(BIN)/python -m pip install --quiet 'maturin>=1.9,<2' ziglang
 	$(BIN)/python tools/build_dist.py
+
+extras: dist ## Install each extra alone in an empty environment, from the wheel in dist/, and use it
+	$(BIN)/python tools/check_extras.py dist/*manylinux2014_$$(uname -m).*.whl
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
