@@ -58,7 +58,7 @@ docs: dev ## Write the measured tables and pictures of README and docs from benc
 	$(BIN)/python benches/render_docs.py
 
 site: dev ## Build the docs as a site, into site/; a link that leads nowhere is an error
-	$(BIN)/python -m pip install --quiet 'mkdocs-material>=9.5,<10' 'mkdocstrings[python]>=0.27'
+	$(BIN)/python -m pip install --quiet 'mkdocs>=1.6,<2' 'mkdocs-material>=9.5,<10' 'mkdocstrings[python]>=0.27'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 dist: $(BIN)/python check-tools ## Build and check wheels (x86_64, aarch64) and sources of a release, into dist/
