@@ -199,4 +199,4 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "interactions": interactions,
 }
 
-PICTURES: dict[str, Callable[[], dict[str, Any]]] = {}
+PICTURES: dict[str, Callable[[], dict[str, Any]]] = {"paper_figure.svg": _paper_picture}
