@@ -6,9 +6,8 @@ once. Knows nothing of models.
 
 from __future__ import annotations
 
+import atexit
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
@@ -72,23 +71,24 @@ class World:
         return reduced
 
 
-@contextmanager
-def processes(device: torch.device) -> Iterator[World]:
+def joined(device: torch.device) -> World:
     """The world that this process trains in.
 
-    A process group that is there is used. Under torchrun, where none is there yet, one is made
-    for the time of the block: NCCL for CUDA, else gloo.
+    A process group that is there is used. Under torchrun, where none is there yet, one is made,
+    NCCL for CUDA, else gloo, and left until the process ends: one that is made a second time meets
+    what the first left in torchrun's store, and now and then its processes wait for each other
+    without end.
     """
     launched = "TORCHELASTIC_RUN_ID" in os.environ and not World().joined
     if launched and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        try:
-            yield World()
-            dist.barrier()  # one that leaves early would cut off the others' last messages
-        finally:
-            dist.destroy_process_group()
-        return
-    yield World()
+        atexit.register(_leave)
+    return World()
+
+
+def _leave() -> None:
+    if World().joined:
+        dist.destroy_process_group()
 
 
 def local_device(device: str | torch.device | None, current: torch.device) -> torch.device:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from .callbacks import Callback
-from .distributed import local_device, processes
+from .distributed import joined, local_device
 from .history import History, StepMetrics
 from .model import CompresSAE
 from .run import Run, TrainingInterrupted
@@ -104,12 +104,11 @@ class Trainer:
         if resume and self.checkpoints is None:
             raise ValueError("resume=True needs checkpoints=, the folder to resume from")
         self.model.to(self.device)
-        with processes(self.device) as world:
-            run = Run(self, world, sharded)
-            run.prepare(x, column, held_out)
-            if resume:
-                run.resume()
-            self.history = run.train()
+        run = Run(self, joined(self.device), sharded)
+        run.prepare(x, column, held_out)
+        if resume:
+            run.resume()
+        self.history = run.train()
         return self.history
 
 
