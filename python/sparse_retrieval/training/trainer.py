@@ -205,11 +205,13 @@ def train(
 
     Notes
     -----
-    Adam with its usual moments. Decoder rows are projected
-    onto the unit sphere *after* each step, so that what is left behind is of unit norm however
-    training ends.
+    Adam with its usual moments. Decoder rows are projected onto the unit sphere *after* each step,
+    so that what is left behind is of unit norm however training ends.
     The same model, x, options and machine (and number of threads) give the same weights to the
-    bit; no global random state is read or advanced.
+    bit, in one go or resumed from a checkpoint; no global random state is read or advanced.
+    Under torchrun the processes share each batch, and the gradients are those of the whole of it
+    (DistributedDataParallel). A process group is made if there is none, and left until the
+    process ends.
 
     Examples
     --------
