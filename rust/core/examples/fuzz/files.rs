@@ -215,28 +215,47 @@ fn search(index: &Index, verified: bool, random: &mut Random<'_>) {
     }
 }
 
-/// Makes all checksums of a file right again, where its header is as long as before.
+/// Makes all checksums of a file right again, as far as it has a header; those of sections only
+/// where the header is then as long as before.
 pub fn make_right(file: &mut [u8]) {
-    let length = word(file, 16) as usize;
-    let Ok(mut header) = serde_json::from_slice::<serde_json::Value>(&file[32..32 + length]) else {
+    if file.len() < 32 {
+        return;
+    }
+    let end = usize::try_from(word(file, 16))
+        .unwrap_or(usize::MAX)
+        .saturating_add(32);
+    let Some(json) = file.get(32..end) else {
         return;
     };
-    for section in header["sections"].as_array_mut().into_iter().flatten() {
-        let start = section["offset"].as_u64().unwrap_or(0) as usize;
-        let end = start + section["length"].as_u64().unwrap_or(0) as usize;
-        if let Some(bytes) = file.get(start..end) {
-            section["checksum"] = format!("{:016x}", xxh3_64(bytes)).into();
+    let mut json = json.to_vec();
+    if let Ok(mut header) = serde_json::from_slice::<serde_json::Value>(&json) {
+        for section in sections_of(&mut header) {
+            let start = section["offset"].as_u64().unwrap_or(0) as usize;
+            let length = section["length"].as_u64().unwrap_or(0) as usize;
+            if let Some(bytes) = file.get(start..start.saturating_add(length)) {
+                section["checksum"] = format!("{:016x}", xxh3_64(bytes)).into();
+            }
+        }
+        let right = serde_json::to_vec(&header).expect("a value is JSON");
+        if right.len() == json.len() {
+            json = right;
         }
     }
-    let json = serde_json::to_vec(&header).expect("a value is JSON");
-    if json.len() == length {
-        file[32..32 + length].copy_from_slice(&json);
-        let checksum = xxh3_64(&json);
-        file[24..32].copy_from_slice(&checksum.to_le_bytes());
-    }
+    file[24..32].copy_from_slice(&xxh3_64(&json).to_le_bytes());
+    file[32..end].copy_from_slice(&json);
 }
 
 /// The number of 8 bytes at `at`.
 pub fn word(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}
+
+/// The entries of sections that a header has, each an object.
+fn sections_of(header: &mut serde_json::Value) -> impl Iterator<Item = &mut serde_json::Value> {
+    let sections = header.get_mut("sections");
+    let sections = sections.and_then(serde_json::Value::as_array_mut);
+    sections
+        .into_iter()
+        .flatten()
+        .filter(|section| section.is_object())
 }
