@@ -19,7 +19,7 @@ def _provenance(results: dict[str, Any]) -> str:
     machine, index = results["machine"], results["index"]
     return (
         f"{index['items']:,} items of {index['bytes_per_item']:g} bytes, k = {results['k']}, mode "
-        f"dense, {results['seconds']:g} s each; clients and service share the machine: "
+        f"dense, {results['seconds']:g} s each; callers and what they call share the machine: "
         f"{machine['cpu']}, {machine['cores']} cores, load {machine['load_average']}, "
         f"{machine['date']}. Every answer was compared with the index's own. Remade by "
         f"`{results['command']}` and `make docs`."
@@ -59,7 +59,26 @@ def service_faults() -> str:
     return "\n".join([*lines, "", _provenance(results)])
 
 
+def sharded() -> str:
+    """Render one index, its shards, and its shards while actors are killed."""
+    results = _load("sharded")
+    lines = [
+        "| what | replicas | callers | queries a call | answers | wrong | failed | ms, median "
+        "| ms, p99 |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in results["rows"]:
+        what = row["what"] + (f" ({row['killed']} times)" if "killed" in row else "")
+        lines.append(
+            f"| {what} | {row['replicas'] or ''} | {row['callers']} | {row['per_request']} | "
+            f"{row['answers']:,} | {row['wrong']} | {row['failed']} | {row['ms_median']:.1f} | "
+            f"{row['ms_p99']:.1f} |"
+        )
+    return "\n".join([*lines, "", _provenance(results)])
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "service-load": service_load,
     "service-faults": service_faults,
+    "sharded": sharded,
 }

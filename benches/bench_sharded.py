@@ -99,7 +99,7 @@ def measured(index: sr.SparseIndex, queries: NDArray[np.float32], folder: Path) 
         with ShardedIndex(paths, replicas=replicas, threads=1) as shards:
 
             def search(q: NDArray[np.float32]) -> sr.SearchResult:
-                return shards.search(q, K)  # noqa: B023, used within the loop's turn
+                return shards.search(q, K)
 
             search(queries)  # every replica has its file in memory
             for callers, per in ((1, 1), (4, 1), (1, 64)) if replicas == 1 else ():
@@ -112,10 +112,10 @@ def measured(index: sr.SparseIndex, queries: NDArray[np.float32], folder: Path) 
                 rng = np.random.default_rng(0)
                 while time.perf_counter() < stop - 1:
                     time.sleep(1)
-                    shard = shards._shards[int(rng.integers(SHARDS))]  # noqa: B023
+                    shard = shards._shards[int(rng.integers(SHARDS))]
                     info = shard.replicas[0].actor.call.remote("info")
                     try:
-                        os.kill(shards._ray.get(info)["pid"], signal.SIGKILL)  # noqa: B023
+                        os.kill(shards._ray.get(info)["pid"], signal.SIGKILL)
                         kills += 1
                     except Exception:  # it is on its way up again: the next one will do
                         continue

@@ -25,7 +25,7 @@ from sparse_retrieval.evaluate import exact_top_k, recall_at
 
 ROWS, WIDTH, LATENTS, K = 600, 16, 64, 6
 COMMANDS = ["compress", "train", "fit", "encode", "build", "search", "eval"]
-COMMANDS += ["info", "verify", "merge", "serve", "demo"]
+COMMANDS += ["info", "verify", "merge", "serve", "explore", "demo"]
 
 
 @dataclass(frozen=True)
@@ -265,6 +265,31 @@ def test_ids_of_the_build_come_back_and_eval_knows_them(work: Workspace) -> None
     plain = json.loads(work.run("eval", "items.sridx", *ask).stdout)
     named = json.loads(work.run("eval", "ids.sridx", *ask).stdout)
     assert plain[0]["recall"] == named[0]["recall"] > 0.2
+
+
+def test_an_index_is_built_and_tuned_for_approximate_search_and_asked_so(work: Workspace) -> None:
+    built = work.run(
+        *("build", "codes.npz", "--model", "model", "--out", "near.sridx", "--postings"),
+        *("--mode", "dense", "--mode", "sparse", "--tune", "0.9"),
+    )
+    index = sr.SparseIndex.open(work.folder / "near.sridx")
+    tuned = index.tuned
+    assert tuned is not None
+    assert tuned["reached"] >= 0.9
+    assert f"tuned: {tuned['clusters']} clusters, {tuned['rerank']} rows rescored" in built.stdout
+    assert index.stats()["postings"] is not None
+    work.run(
+        *("search", "near.sridx", "--queries", "q.npy", "-k", 5, "--mode", "dense"),
+        *("--approximate", "--format", "npz", "--out", "near.npz"),
+    )
+    expected = index.search(work.queries, 5, mode="dense", approximate=True)
+    assert np.load(work.folder / "near.npz")["ids"].tolist() == expected.ids.tolist()
+    refused = work.run(
+        *("search", "items.sridx", "--queries", "q.npy", "--mode", "dense", "--approximate"),
+        check=False,
+    )
+    assert refused.returncode == 2
+    assert "has no clusters" in refused.stderr
 
 
 def test_eval_measures_the_recall_that_numpy_measures(work: Workspace) -> None:

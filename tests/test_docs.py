@@ -128,7 +128,7 @@ def test_every_subcommand_is_documented() -> None:
 
     text = read("docs/cli.md")
     names = [command.name for command in app.registered_commands]
-    assert len(names) == 11
+    assert len(names) == 13
     for name in names:
         assert re.search(rf"^\| `{name}\b", text, re.MULTILINE), name
 

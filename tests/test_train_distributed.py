@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from training_data import lengths, mixture
 
 import sparse_retrieval
 from sparse_retrieval.training import CompresSAE, History, TrainConfig, train
+from training_data import lengths, mixture
 
 BASE = {"steps": 12, "batch_size": 51, "lr": 0.01, "dead_after_items": 100}
 

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
-from training_data import mixture, same_bytes
 
 import sparse_retrieval
 from sparse_retrieval.training import (
@@ -28,6 +27,7 @@ from sparse_retrieval.training import (
     checkpoint,
     train,
 )
+from training_data import mixture, same_bytes
 
 CASES: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -184,15 +184,9 @@ def test_a_checkpoint_of_another_training_is_refused_by_name(tmp_path: Path) -> 
     train(CompresSAE(16, 64, 4), x, config=config, checkpoints=tmp_path)
 
     def refused(model: CompresSAE, x: np.ndarray, **changes: Any) -> str:
+        options = TrainConfig.from_dict({**config.to_dict(), **changes})
         with pytest.raises(ValueError, match="the checkpoint is of another training") as caught:
-            options = {**config.to_dict(), **changes}
-            train(
-                model,
-                x,
-                config=TrainConfig.from_dict(options),
-                checkpoints=tmp_path,
-                resume=True,
-            )
+            train(model, x, config=options, checkpoints=tmp_path, resume=True)
         return str(caught.value)
 
     model = CompresSAE(16, 64, 4)

@@ -37,6 +37,25 @@ BAD_TRAININGS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"wide_factor": 0}, ValueError, "wide_factor must be at least 1, got 0"),
     ({"wide_weight": -0.5}, ValueError, "wide_weight must not be negative, got -0.5"),
     ({"dead_after_items": 0}, ValueError, "dead_after_items must be at least 1, got 0"),
+    ({"warmup_steps": -1}, ValueError, "warmup_steps must be at least 0, got -1"),
+    ({"max_grad_norm": 0}, ValueError, "max_grad_norm must be larger than 0, got 0"),
+    ({"ema_decay": 1.0}, ValueError, "ema_decay must be below 1, got 1"),
+    ({"precision": "fp8"}, ValueError, "precision must be 'full' or 'bf16', got 'fp8'"),
+    ({"shuffle": "no"}, ValueError, "shuffle must be 'auto', 'rows' or 'windows', got 'no'"),
+    ({"selection": "all"}, ValueError, "selection must be 'row' or 'batch', got 'all'"),
+    ({"revive": "pray"}, ValueError, "revive must be 'none', 'auxiliary' or 'resample', got"),
+    ({"window_rows": 0}, ValueError, "window_rows must be at least 1, got 0"),
+    ({"tangent": 1}, TypeError, "tangent must be True or False, got 1"),
+    ({"nested_k": 8}, TypeError, "nested_k must list integers, got 8"),
+    ({"nested_k": (8, 8)}, ValueError, "nested_k must increase, got [8, 8]"),
+    ({"nested_k": (0, 8)}, ValueError, "nested_k must be at least 1, got 0"),
+    ({"nested_k": (8,), "k_start": 9}, ValueError, "not with k_start or selection='batch'"),
+    ({"nested_k": (8,), "selection": "batch"}, ValueError, "not with k_start or selection"),
+    ({"k_start": 0}, ValueError, "k_start must be at least 1, got 0"),
+    ({"ranking_temperature": 0}, ValueError, "ranking_temperature must be larger than 0, got 0"),
+    ({"ranking_weight": -1}, ValueError, "ranking_weight must not be negative, got -1"),
+    ({"hard_negatives": -1}, ValueError, "hard_negatives must be at least 0, got -1"),
+    ({"patience": 0.5}, TypeError, "patience must be an integer, got 0.5"),
     (
         {"schedule": "stepped"},
         ValueError,
@@ -70,6 +89,7 @@ def test_training_configuration_refuses(
         CompresSAEConfig(8, 32, 4, "tied", 7),
         TrainConfig(),
         TrainConfig(steps=3, lr=0.1, wide_weight=0.0, schedule="linear"),
+        TrainConfig(nested_k=[8, 16], max_grad_norm=1.0, revive="resample"),  # type: ignore[arg-type]
     ],
 )
 def test_configurations_round_trip_through_json(config: CompresSAEConfig | TrainConfig) -> None:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from sparse_retrieval._arrays import as_count, as_rows
 
 if TYPE_CHECKING:
-    from sparse_retrieval.index import SparseIndex
+    from sparse_retrieval.index import Progress, SparseIndex
 
 #: Queries that tuning makes of the index's own items where none are given.
 SAMPLED_QUERIES = 256
@@ -69,6 +69,7 @@ def tune(
     queries: Any,
     k: int,
     threads: int | None,
+    progress: Progress | None = None,
 ) -> tuple[Approximate, float]:
     """Find the cheapest setting that keeps ``target`` of the exact top ``k``, and what it keeps.
 
@@ -88,10 +89,15 @@ def tune(
     if len(asked) == 0:
         raise ValueError("queries are empty; expected at least one")
     truth = index.search(asked, k, mode="dense", threads=threads).ids
+    answered = len(asked)
 
     def kept(clusters: int, rerank: int) -> float:
         setting = Approximate(clusters, rerank)
         found = index.search(asked, k, mode="dense", approximate=setting, threads=threads).ids
+        nonlocal answered
+        answered += len(asked)
+        if progress is not None:
+            progress(answered)
         return share_kept(truth, found)
 
     n, n_clusters = len(index), index.n_clusters

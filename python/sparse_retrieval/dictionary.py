@@ -7,7 +7,7 @@ atoms learnt is in `learning`.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from sparse_retrieval._files import replacing
 from sparse_retrieval.codes import SparseCodes, as_codes
 
 if TYPE_CHECKING:
+    from sparse_retrieval.integrations.hub import Measurement
     from sparse_retrieval.interpret import AtomDescription
 
 #: How far from 1 an atom's norm may be: float16 storage of unit rows stays well within it.
@@ -523,6 +524,90 @@ class Dictionary:
                 "Dictionary (a model's folder is read by CompresSAE.from_pretrained)"
             )
         return cls(tensors["atoms"], mean=tensors.get("mean"))
+
+    def save_pretrained(
+        self, directory: str | os.PathLike[str], *, measured: Sequence[Measurement] | None = None
+    ) -> None:
+        """Write ``dictionary.safetensors`` and ``config.json`` into a folder, made if absent.
+
+        Parameters
+        ----------
+        directory : path-like
+        measured : sequence of Measurement, optional
+            What `sparse_retrieval.integrations.hub.measure` found: a model card, ``README.md``,
+            is written too then. Empty: a card without a table.
+
+        Raises
+        ------
+        ImportError
+            If safetensors is not installed.
+        OSError
+            If the folder cannot be written to.
+        """
+        from sparse_retrieval.integrations import hub
+
+        hub.save_dictionary(self, directory)
+        if measured is not None:
+            hub.write_card(directory, hub.model_card(self, measured))
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_path: str | os.PathLike[str], **hub_options: Any
+    ) -> Dictionary:
+        """Read a folder that :meth:`save_pretrained` wrote, or a repository of the hub.
+
+        Parameters
+        ----------
+        name_or_path : str or path-like
+            A folder, or ``owner/name`` on the Hugging Face hub (extra ``hub``). A CompresSAE's
+            gives its atoms, without torch.
+        **hub_options
+            revision, cache_dir, token, force_download, local_files_only: as in
+            ``huggingface_hub.snapshot_download``.
+
+        Raises
+        ------
+        ImportError
+            If safetensors or, for a repository, huggingface_hub is not installed.
+        FileNotFoundError
+            If a file is missing.
+        ValueError
+            If the files are not sound, or do not belong together.
+        """
+        from sparse_retrieval.integrations import hub
+
+        return hub.load_dictionary(hub.folder_of(name_or_path, **hub_options))
+
+    def push_to_hub(
+        self, repo_id: str, *, measured: Sequence[Measurement] = (), **options: Any
+    ) -> str:
+        """Push the dictionary and a model card to the Hugging Face hub, in one commit.
+
+        Parameters
+        ----------
+        repo_id : str
+            ``owner/name``; made if absent.
+        measured : sequence of Measurement, optional
+            What `sparse_retrieval.integrations.hub.measure` found, for the card's table.
+        **options
+            private, token, branch, create_pr, commit_message: as in
+            ``PyTorchModelHubMixin.push_to_hub``.
+
+        Returns
+        -------
+        str
+            The address of the commit.
+
+        Raises
+        ------
+        ImportError
+            If huggingface_hub or safetensors is not installed.
+        huggingface_hub.errors.HfHubHTTPError
+            If the hub refuses.
+        """
+        from sparse_retrieval.integrations import hub
+
+        return hub.push(self, repo_id, measured=measured, **options)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # the Gram matrix is not carried along: whoever encodes makes it anew

@@ -14,6 +14,7 @@ from sparse_retrieval.cli import (
     demo,
     encode,
     evaluate,
+    explore,
     fit,
     info,
     merge,
@@ -79,6 +80,7 @@ for _module, _name in (
     (verify, "verify"),
     (merge, "merge"),
     (serve, "serve"),
+    (explore, "explore"),
     (demo, "demo"),
 ):
     app.command(_name, help=_unwrapped(_module.command.__doc__), epilog=EPILOG)(_module.command)

@@ -43,13 +43,32 @@ def command(
     ids: Annotated[
         Path | None, typer.Option(help="Integer id of each item (.npy); by default its position.")
     ] = None,
+    postings: Annotated[
+        bool, typer.Option("--postings", help="Add postings, for fast exact search of codes.")
+    ] = False,
+    approximate: Annotated[
+        bool, typer.Option("--approximate", help="Add clusters, for `search --approximate`.")
+    ] = False,
+    tune: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Find and store the cheapest approximate setting that keeps this share of the "
+            "exact results, say 0.99; implies --approximate.",
+        ),
+    ] = None,
 ) -> None:
     """Build an index file from sparse codes."""
     import sparse_retrieval as sr
 
     if model is not None and dictionary is not None:
         raise CommandError("--model and --dictionary both given, expected one", USAGE)
-    options: dict[str, Any] = {"metric": metric.value}
+    approximate = approximate or tune is not None
+    options: dict[str, Any] = {
+        "metric": metric.value,
+        "postings": postings,
+        "approximate": approximate,
+    }
     if value_bits is not None:
         options["value_bits"] = value_bits
     if mode:
@@ -62,5 +81,8 @@ def command(
     elif dictionary is not None:
         held = sr.Dictionary.load(dictionary)
     index = sr.SparseIndex.from_codes(read_codes(codes), dictionary=held, **options)
+    if tune is not None:
+        setting = index.tune(tune)
+        typer.echo(f"tuned: {setting.clusters} clusters, {setting.rerank} rows rescored")
     index.save(out)
     typer.echo(f"wrote {out}: {len(index)} items, {index.bytes_per_item:g} bytes an item")

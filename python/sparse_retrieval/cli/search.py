@@ -64,6 +64,14 @@ def command(
     oversample: Annotated[
         float, typer.Option(min=1, help="With --rescore: candidates for each item to return.")
     ] = 3,
+    approximate: Annotated[
+        bool,
+        typer.Option(
+            "--approximate",
+            help="Look at the nearest clusters only, as the index was tuned; it must have "
+            "been built with --approximate.",
+        ),
+    ] = False,
     names: Annotated[
         Path | None, typer.Option(help="Text file; line i (from 0) names the item of id i.")
     ] = None,
@@ -98,6 +106,7 @@ def command(
         filter=None if filter_file is None else read_filter(filter_file),
         rescore=rescore,
         oversample=oversample,
+        approximate=approximate or None,
         threads=threads,
     )
     if form is Output.table:

@@ -34,6 +34,8 @@ _ATTEMPTS = 4
 class _Replica:
     actor: Any
     node: str
+    started: Any  # the answer to its first question, which comes when its file is open
+    ready: bool = False
     busy: int = 0
 
 
@@ -119,6 +121,13 @@ class ShardedIndex:
         self._lock = threading.Lock()
         self._restarts = 0
         self._ray = require("ray", "ShardedIndex")
+        exceptions = self._ray.exceptions
+        # it died, its machine is gone or cannot take it, or it does not answer
+        self._gone = (
+            exceptions.RayActorError,
+            exceptions.ActorUnschedulableError,
+            exceptions.GetTimeoutError,
+        )
         self._own = not self._ray.is_initialized()
         if self._own:
             started = {"include_dashboard": False} if address is None else {}
@@ -132,7 +141,8 @@ class ShardedIndex:
 
     def _open(self) -> None:
         for shard in self._shards:
-            shard.replicas = [self._start(shard) for _ in range(self._wanted)]
+            for _ in range(self._wanted):  # one by one: each looks where the others are
+                shard.replicas.append(self._start(shard, self._emptiest(shard, Counter())))
         infos = [
             self._ask(shard, lambda actor: actor.call.remote("info")) for shard in self._shards
         ]
@@ -309,6 +319,7 @@ class ShardedIndex:
     def _answer(self, shard: _Shard, call: Any, replica: _Replica, ref: Any) -> Any:
         exceptions = self._ray.exceptions
         last: Exception = RuntimeError()
+        failures: Counter[str] = Counter()
         for _ in range(_ATTEMPTS):
             try:
                 if isinstance(ref, BaseException):
@@ -319,9 +330,10 @@ class ShardedIndex:
                 if not isinstance(cause, NotOpenError):
                     raise cause from None  # the caller's: another replica would say the same
                 last = cause.error
-            except (exceptions.RayActorError, exceptions.GetTimeoutError) as error:
+            except self._gone as error:
                 last = error
-            self._replace(shard, replica)
+            failures[replica.node] += 1
+            self._replace(shard, replica, failures)
             replica = self._free(shard, counted=False)
             ref = self._called(replica, call)
         if isinstance(last, (OSError, ValueError)):
@@ -334,7 +346,10 @@ class ShardedIndex:
     def _free(self, shard: _Shard, *, counted: bool = True) -> _Replica:
         """The replica with the least to do; those that came first among equals."""
         with self._lock:
-            chosen = min(shard.replicas, key=lambda replica: replica.busy)
+            for replica in shard.replicas:
+                replica.ready = replica.ready or self._has_started(replica)
+            # one that is still starting has nothing to do, and would keep its caller waiting
+            chosen = min(shard.replicas, key=lambda replica: (not replica.ready, replica.busy))
             if counted:
                 chosen.busy += 1
                 # to the end of the line, so that equals take turns
@@ -342,32 +357,45 @@ class ShardedIndex:
                 shard.replicas.append(chosen)
             return chosen
 
-    def _start(self, shard: _Shard, node: str | None = None) -> _Replica:
-        node = self._emptiest(shard) if node is None else node
+    def _start(self, shard: _Shard, node: str) -> _Replica:
         scheduling = self._ray.util.scheduling_strategies
-        where = scheduling.NodeAffinitySchedulingStrategy(node, soft=True)
+        where = scheduling.NodeAffinitySchedulingStrategy(node, soft=False)
         actor = self._actor.options(scheduling_strategy=where).remote(
             shard.path, mmap=self._mmap, content=shard.content
         )
-        return _Replica(actor, node)
+        return _Replica(actor, node, actor.node.remote())
 
-    def _emptiest(self, shard: _Shard) -> str:
-        """The machine that holds no replica of this shard, if there is one, and fewest of all."""
+    def _has_started(self, replica: _Replica) -> bool:
+        """Whether it has opened its file, or failed to: then its caller finds out."""
+        if not self._ray.wait([replica.started], timeout=0)[0]:
+            return False
+        try:
+            replica.node = self._ray.get(replica.started)
+        except self._ray.exceptions.RayError:
+            return True
+        return True
+
+    def _emptiest(self, shard: _Shard, failures: Counter[str]) -> str:
+        """The machine that holds no replica of this shard, if there is one, and fewest of all.
+
+        Ray counts a machine as alive for some seconds after it is lost, so one on which replicas
+        failed twice in a row comes last, and of two like ones that where one failed.
+        """
         load = self._load()
         mine = Counter(replica.node for replica in shard.replicas)
-        return min(load, key=lambda node: (mine[node], load[node], node))
+        return min(load, key=lambda n: (failures[n] > 1, mine[n], failures[n], load[n], n))
 
     def _load(self) -> dict[str, int]:
         nodes = [node["NodeID"] for node in self._ray.nodes() if node["Alive"]]
         held = Counter(replica.node for shard in self._shards for replica in shard.replicas)
         return {node: held[node] for node in nodes}
 
-    def _replace(self, shard: _Shard, dead: _Replica) -> None:
+    def _replace(self, shard: _Shard, dead: _Replica, failures: Counter[str]) -> None:
         with self._lock:
             if dead not in shard.replicas:
                 return  # another thread has
             shard.replicas.remove(dead)
-            shard.replicas.append(self._start(shard))
+            shard.replicas.append(self._start(shard, self._emptiest(shard, failures)))
             self._restarts += 1
         self._end(dead)
 
@@ -397,6 +425,7 @@ class ShardedIndex:
             shard, old, node = move
             new = self._start(shard, node)
             self._ray.get(new.actor.call.remote("info"), timeout=self._timeout_s)
+            new.node = self._ray.get(new.started)
             with self._lock:
                 if old not in shard.replicas:  # it died meanwhile, and has a successor
                     self._end(new)
@@ -439,13 +468,11 @@ class ShardedIndex:
             for replica in replicas:
                 try:
                     info = self._ray.get(replica.actor.call.remote("info"), timeout=self._timeout_s)
+                    replica.node = self._ray.get(replica.started)
                     shown.append({"node": replica.node, "pid": info["pid"], "alive": True})
-                except (
-                    self._ray.exceptions.RayActorError,
-                    self._ray.exceptions.GetTimeoutError,
-                ):
+                except self._gone:
                     shown.append({"node": replica.node, "pid": None, "alive": False})
-                    self._replace(shard, replica)
+                    self._replace(shard, replica, Counter([replica.node]))
             shards.append({"path": shard.path, "items": shard.items, "replicas": shown})
         return {"items": len(self), "restarts": self._restarts, "shards": shards}
 

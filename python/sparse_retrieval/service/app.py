@@ -164,6 +164,10 @@ def create_app(config: ServiceConfig) -> FastAPI:
     _add_search(app, service)
     _add_care(app, service)
     _add_errors(app)
+    if config.explore:
+        from sparse_retrieval.explore import add_pages
+
+        add_pages(app, service)
     _describe(app)
     app.add_middleware(
         Limits,

@@ -7,6 +7,7 @@ files (storage.py). It hands out what the rest of the package works on: `SparseC
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from .vectors import unit_rows
 if TYPE_CHECKING:
     from sparse_retrieval.codes import SparseCodes
     from sparse_retrieval.dictionary import Dictionary
+    from sparse_retrieval.integrations.hub import Measurement
 
     from .refinement import Refinement
 
@@ -299,11 +301,20 @@ class CompresSAE(nn.Module):
 
         return refine(self, x, rounds, **options)
 
-    def save_pretrained(self, directory: str | PathLike[str]) -> None:
+    def save_pretrained(
+        self, directory: str | PathLike[str], *, measured: Sequence[Measurement] | None = None
+    ) -> None:
         """Write ``model.safetensors`` and ``config.json`` into ``directory``, made if absent.
 
         Each file is written beside its target, synced and renamed, so a crash leaves the old file
         or the new one. Should it leave one of each, loading says so.
+
+        Parameters
+        ----------
+        directory : path-like
+        measured : sequence of Measurement, optional
+            What `sparse_retrieval.integrations.hub.measure` found: a model card, ``README.md``,
+            is written too then. Empty: a card without a table.
 
         Raises
         ------
@@ -313,25 +324,72 @@ class CompresSAE(nn.Module):
             If the directory cannot be written.
         """
         save_model(self, directory)
+        if measured is not None:
+            from sparse_retrieval.integrations import hub
+
+            hub.write_card(directory, hub.model_card(self, measured))
 
     @classmethod
-    def from_pretrained(cls, directory: str | PathLike[str]) -> CompresSAE:
+    def from_pretrained(cls, directory: str | PathLike[str], **hub_options: Any) -> CompresSAE:
         """Read a model that `save_pretrained` wrote; on the CPU, with the same bits.
+
+        Parameters
+        ----------
+        directory : str or path-like
+            A folder, or ``owner/name`` on the Hugging Face hub (extra ``hub``).
+        **hub_options
+            revision, cache_dir, token, force_download, local_files_only: as in
+            ``huggingface_hub.snapshot_download``.
 
         Raises
         ------
+        ImportError
+            If a repository is meant and huggingface_hub is not installed.
         FileNotFoundError
             If one of the two files is missing.
         ValueError
             If they do not belong together, a tensor is missing, unexpected or of another shape or
             dtype, or the configuration has a key that this version does not know; all by name.
         """
-        config, tensors = load_model(directory)
+        from sparse_retrieval.integrations import hub
+
+        config, tensors = load_model(hub.folder_of(directory, **hub_options))
         model = cls.from_config(config)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 parameter.data = tensors[name]
         return model
+
+    def push_to_hub(
+        self, repo_id: str, *, measured: Sequence[Measurement] = (), **options: Any
+    ) -> str:
+        """Push the model and a model card to the Hugging Face hub, in one commit.
+
+        Parameters
+        ----------
+        repo_id : str
+            ``owner/name``; made if absent.
+        measured : sequence of Measurement, optional
+            What `sparse_retrieval.integrations.hub.measure` found, for the card's table.
+        **options
+            private, token, branch, create_pr, commit_message: as in
+            ``PyTorchModelHubMixin.push_to_hub``.
+
+        Returns
+        -------
+        str
+            The address of the commit.
+
+        Raises
+        ------
+        ImportError
+            If huggingface_hub is not installed.
+        huggingface_hub.errors.HfHubHTTPError
+            If the hub refuses.
+        """
+        from sparse_retrieval.integrations import hub
+
+        return hub.push(self, repo_id, measured=measured, **options)
 
     def extra_repr(self) -> str:
         """Show the configuration in ``repr``."""
