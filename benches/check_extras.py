@@ -5,7 +5,7 @@
 For every extra of pyproject.toml but ``dev``: a new virtual environment without anything of this
 one, ``pip install 'WHEEL[EXTRA]'``, and a small program that does with the neighbour what the extra
 promises. An extra without such a program fails the check, so none can be forgotten. Without
-``--wheel`` the wheel is built first. Writes benches/results/extras.json.
+``--wheel`` the wheel is built first. Writes benches/results/extras.json. Python 3.11 at least.
 """
 
 from __future__ import annotations
