@@ -22,6 +22,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # also where it is loaded by its path
 import _docs_extras
 import _docs_service
+import _docs_training
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benches" / "results"
@@ -454,6 +455,8 @@ def reliability() -> str:
     fuzz, kills, damage = parts["fuzz"], parts["kills"], parts["damage"]
     faults, model, mapped = parts["faults"], parts["model"], parts["mapped"]
     targets = ", ".join(f"{name} {n['executions']:,}" for name, n in fuzz["targets"].items())
+    guided = parts["guided"]
+    edges = ", ".join(f"{name} {n['edges']:,}" for name, n in guided["targets"].items())
     works = ", ".join(f"{what} {n}" for what, n in faults["by_work"].items())
     killed = ", ".join(f"{what} {n}" for what, n in kills["by_work"].items())
     return "\n".join(
@@ -462,6 +465,11 @@ def reliability() -> str:
             "|---|---:|---|",
             f"| inputs mutated ({targets}) | {fuzz['executions']:,} | "
             f"{fuzz['failures']} failures |",
+            f"| inputs made by a fuzzer guided by coverage, under the {guided['sanitizer']} "
+            f"sanitizer (edges of code reached: {edges}) | {guided['executions']:,} | "
+            f"{guided['crashes']} crashes |",
+            f"| inputs mutated under valgrind | {parts['memcheck']['executions']:,} | "
+            f"{parts['memcheck']['errors']} errors |",
             f"| processes killed (SIGKILL: {killed}) | {kills['kills']:,} | "
             f"{kills['lost']} of {kills['acknowledged_changes']:,} acknowledged changes lost, "
             f"{kills['torn']} torn |",
@@ -679,6 +687,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "threads": threads,
     **_docs_extras.BLOCKS,
     **_docs_service.BLOCKS,
+    **_docs_training.BLOCKS,
 }
 
 
@@ -748,6 +757,7 @@ LATENCY_PICTURE = "recall_against_latency.svg"
 PICTURES: dict[str, Callable[[], dict[str, Any]]] = {
     "recall_against_bytes.svg": _modes_picture,
     "recall_per_bytes.svg": _rivals_picture,
+    **_docs_training.PICTURES,
 }
 
 
