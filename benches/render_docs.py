@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # also where it is loaded by its path
-import _docs_extras
 import _docs_service
 import _docs_training
 
@@ -685,7 +684,6 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "recall-curve": recall_curve,
     "rescore": rescore,
     "threads": threads,
-    **_docs_extras.BLOCKS,
     **_docs_service.BLOCKS,
     **_docs_training.BLOCKS,
 }

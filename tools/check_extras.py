@@ -73,7 +73,11 @@ pq.write_table(pa.table({"x": rows}), "x.parquet")
 sr.SparseIndex.from_embeddings("x.parquet", k=4, n_atoms=32, rounds=2)
 """,
     "scipy": "assert sr.SparseCodes.from_scipy(codes.to_scipy()) == codes",
-    "sklearn": "import sparse_retrieval.integrations.sklearn",
+    "sklearn": """
+from sparse_retrieval.integrations.sklearn import SparseCoding, SparseNeighbors
+assert SparseCoding(dictionary=index.dictionary, k=6).fit_transform(x).shape == (400, 48)
+assert SparseNeighbors(3, k=4).fit(x).kneighbors(x[:2])[1].shape == (2, 3)
+""",
     "arrow": """
 from sparse_retrieval.integrations import arrow
 assert arrow.from_arrow(arrow.to_arrow(codes), dim=codes.dim) == codes
@@ -84,12 +88,53 @@ from sparse_retrieval.integrations import arrow
 frame = pl.DataFrame({"x": x.tolist()}, schema={"x": pl.Array(pl.Float32, 16)})
 assert (arrow.as_matrix(frame["x"]) == x).all()
 """,
-    "hub": "import sparse_retrieval.integrations.hub",
-    "langchain": "import sparse_retrieval.integrations.langchain",
-    "llama-index": "import sparse_retrieval.integrations.llama_index",
-    "haystack": "import sparse_retrieval.integrations.haystack",
-    "qdrant": "import sparse_retrieval.integrations.qdrant",
-    "sentence-transformers": "import sparse_retrieval.integrations.sentence_transformers",
+    "hub": """
+from huggingface_hub import ModelCard
+from sparse_retrieval.integrations import hub
+dictionary, folder = index.dictionary, pathlib.Path("dictionary")
+measured = hub.measure(dictionary, x[:350], x[350:], n=10, k=6)
+dictionary.save_pretrained(folder, measured=measured)
+assert (sr.Dictionary.from_pretrained(folder).atoms == dictionary.atoms).all()
+assert ModelCard.load(folder / "README.md").data.library_name == "sparse_retrieval"
+""",
+    "langchain": """
+from langchain_core.embeddings import DeterministicFakeEmbedding
+from sparse_retrieval.integrations.langchain import SparseVectorStore
+store = SparseVectorStore.from_texts(["a", "b"], DeterministicFakeEmbedding(size=16))
+assert store.similarity_search("b", k=1)[0].page_content == "b"
+""",
+    "llama-index": """
+from llama_index.core.schema import TextNode
+from llama_index.core.vector_stores.types import VectorStoreQuery
+from sparse_retrieval.integrations.llama_index import SparseVectorStore
+store = SparseVectorStore()
+store.add([TextNode(id_=str(i), text=str(i), embedding=x[i].tolist()) for i in range(9)])
+assert store.query(VectorStoreQuery(query_embedding=x[4].tolist())).ids == ["4"]
+""",
+    "haystack": """
+from haystack import Document
+from sparse_retrieval.integrations.haystack import SparseDocumentStore, SparseRetriever
+store = SparseDocumentStore()
+store.write_documents([Document(content=str(i), embedding=x[i].tolist()) for i in range(9)])
+found = SparseRetriever(store, top_k=1).run(x[4].tolist())["documents"]
+assert [one.content for one in found] == ["4"]
+""",
+    "qdrant": """
+from qdrant_client import QdrantClient
+from sparse_retrieval.integrations import qdrant
+client = QdrantClient(":memory:")
+assert qdrant.upload(client, "c", index) == 400
+assert sorted(qdrant.download(client, "c", 48).ids) == list(range(400))
+client.close()
+""",
+    "sentence-transformers": """
+import torch
+from sparse_retrieval.integrations.sentence_transformers import CompresSAEModule, PursuitModule
+given = {"sentence_embedding": torch.from_numpy(x)}
+assert PursuitModule(index.dictionary, 6)(dict(given))["sentence_embedding"].shape == (400, 48)
+module = CompresSAEModule(sr.CompresSAE(16, 32, k=4))
+assert module(dict(given))["sentence_embedding"].count_nonzero() == 1600
+""",
     "serve": SERVE.format(command="serve") + SERVE.format(command="explore"),
     "ray": """
 from sparse_retrieval.distributed import ShardedIndex, split

@@ -24,10 +24,3 @@ def test_the_examples_of_a_page_run_one_after_the_other(
     names: dict[str, object] = {}
     for example in examples:
         exec(example, names)
-
-
-def test_every_extra_has_a_program_that_uses_it() -> None:
-    pytest.importorskip("tomllib", reason="Python 3.10 reads no TOML")
-    import check_extras
-
-    assert set(check_extras.extras()) == set(check_extras.PROGRAMS)

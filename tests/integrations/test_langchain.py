@@ -144,7 +144,7 @@ def test_enough_documents_are_compressed_and_still_found(
     assert store.count == len(store.index) == 1500
     shares = [
         len({*found(store, q, k=10)} & {*found(stores[1], q, k=10)}) / 10
-        for q in map(str, range(1500, 1600))
+        for q in map(str, range(1500, 1530))
     ]
     assert np.mean(shares) > 0.65  # 128 atoms of 1,000 vectors decode roughly
     assert all(found(store, text, k=1) == [text] for text in texts[::50])
