@@ -11,7 +11,8 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 #: test_docs.py runs those of the guide; the one of training trains a model of full size, for
 #: minutes: test_training_trainer.py makes the same calls on a small one
-ELSEWHERE = {"guide.md", "training.md"}
+#: integrations/test_documents.py runs those of the neighbours
+ELSEWHERE = {"guide.md", "training.md", "integrations.md", "interpretability.md"}
 PAGES = [page for page in sorted(DOCS.glob("*.md")) if page.name not in ELSEWHERE]
 
 
