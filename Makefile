@@ -3,7 +3,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-CODE := python tests benches examples
+CODE := python tests benches examples tools
 DATA ?= examples/data
 
 # The machine's own Python settings must not reach the virtual environment.
@@ -18,7 +18,7 @@ export PYO3_PYTHON := $(abspath $(BIN)/python)
 bench demo: export OMP_WAIT_POLICY = passive
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test test-distributed test-browser lint bench demo docs check-tools
+.PHONY: help dev test test-distributed test-browser lint bench demo docs site dist extras check-tools
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,17 @@ demo: $(BIN)/python check-tools ## Train, index and search real embeddings; writ
 
 docs: dev ## Write the measured tables and pictures of README and docs from benches/results
 	$(BIN)/python benches/render_docs.py
+
+site: dev ## Build the docs as a site, into site/; a link that leads nowhere is an error
+	$(BIN)/python -m pip install --quiet 'mkdocs>=1.6,<2' 'mkdocs-material>=9.5,<10' 'mkdocstrings[python]>=0.27'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+dist: $(BIN)/python check-tools ## Build and check wheels (x86_64, aarch64) and sources of a release, into dist/
+	$(BIN)/python -m pip install --quiet 'maturin>=1.9,<2' ziglang
+	$(BIN)/python tools/build_dist.py
+
+extras: dist ## Install each extra alone in an empty environment, from the wheel in dist/, and use it
+	$(BIN)/python tools/check_extras.py dist/*manylinux2014_$$(uname -m).*.whl
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \

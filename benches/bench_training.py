@@ -10,6 +10,10 @@ imports, rows and weights were in place; so gradients and Adam's moments (38 MB)
 On a machine with other work set OMP_WAIT_POLICY=passive, or both formulations spend their time
 spinning at barriers for a thread that is not running.
 
+The figures of the docs, all variants interleaved, with their memory:
+
+    python benches/bench_training.py steps
+
 Also the evidence for the default learning rate, a table in docs/training.md that this rewrites:
 
     python benches/bench_training.py rates x.npy --steps 500
@@ -35,6 +39,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import _machine
 from sparse_retrieval.training import CompresSAE, TrainConfig, train
 from sparse_retrieval.training.config import Init
 from sparse_retrieval.training.loop import Loop
@@ -44,6 +49,17 @@ LR = TrainConfig().lr
 ROUNDS = 5
 
 Step = Callable[[], float]
+
+RESULTS = Path(__file__).parent / "results" / "training_step.json"
+
+#: Options of the package's step; the dense formulation is the other one.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "sparse": {},
+    "sparse, bf16": {"precision": "bf16"},
+    "sparse, compiled loss": {"compile": True},
+    "sparse, five nested k": {"nested_k": (8, 16, 32, 64, 128)},
+    "sparse, ranking": {"ranking_weight": 0.1},
+}
 
 
 def rows() -> Tensor:
@@ -89,7 +105,7 @@ def make_step(which: str, x: Tensor) -> Step:
         dense = Dense(model)
         del model
         return lambda: dense.step(x)
-    loop = Loop(model, TrainConfig(lr=LR))
+    loop = Loop(model, TrainConfig(lr=LR, **VARIANTS[which]))
     return lambda: loop.step(x, 1, time.perf_counter()).loss
 
 
@@ -175,6 +191,51 @@ def _peak_of_this_process(which: str) -> dict[str, float]:
     return {"peak_over_baseline_mb": round(after - before, 1), "peak_mb": round(after, 1)}
 
 
+def steps(rounds: int) -> dict[str, Any]:
+    """Every variant and the dense formulation, one step of each in turn; medians and memory."""
+    x = rows()
+    made = {which: make_step(which, x) for which in ("dense", *VARIANTS)}
+    losses = {which: step() for which, step in made.items()}  # compiles, warms up
+    assert losses["sparse"] == pytest.approx(losses["dense"], abs=1e-5)
+    seconds: dict[str, list[float]] = {which: [] for which in made}
+    cpu: dict[str, list[float]] = {which: [] for which in made}
+    encoder = CompresSAE(x.shape[1], LATENTS, K)
+    encoding: dict[str, list[float]] = {"full": [], "bf16": []}
+    for _ in range(rounds):
+        for precision, of in encoding.items():
+            dtype = torch.bfloat16 if precision == "bf16" else None
+            wall = time.perf_counter()
+            encoder.encode(x, 4 * K, compute_dtype=dtype)
+            of.append(time.perf_counter() - wall)
+        for which, step in made.items():
+            wall, on_cpu = time.perf_counter(), time.process_time()
+            step()
+            seconds[which].append(time.perf_counter() - wall)
+            cpu[which].append(time.process_time() - on_cpu)
+    del made
+    return {
+        "benchmark": "training_step",
+        "command": "OMP_WAIT_POLICY=passive python benches/bench_training.py steps",
+        "machine": _machine.describe(),
+        "batch": BATCH,
+        "columns": DIM,
+        "hidden_dim": LATENTS,
+        "k": K,
+        "rounds": rounds,
+        "threads": torch.get_num_threads(),
+        "encode_median_s": {name: float(np.median(of)) for name, of in encoding.items()},
+        "steps": {
+            which: {
+                "median_s": float(np.median(seconds[which])),
+                "min_s": min(seconds[which]),
+                "cpu_median_s": float(np.median(cpu[which])),
+                **peak(which),
+            }
+            for which in seconds
+        },
+    }
+
+
 def recall(model: CompresSAE, queries: Tensor, items: Tensor, n: int = 100) -> float:
     """Recall@n of dense queries against reconstructed items; both (., d) of unit length."""
     with torch.no_grad():
@@ -219,7 +280,7 @@ def write_table(page: Path, lines: list[str], caption: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    for which in ("sparse", "dense"):
+    for which in ("dense", *VARIANTS):
         commands.add_parser(which, help=f"peak memory of two {which} steps, as JSON")
     parser_rates = commands.add_parser("rates", help="short trainings at several learning rates")
     parser_rates.add_argument("embeddings", type=Path, help="(n, d) rows, .npy")
@@ -227,7 +288,14 @@ def main() -> None:
     parser_rates.add_argument(
         "--trials", nargs="+", default=["independent:3e-3", "independent:1e-2", "tied:1e-2"]
     )
+    parser_steps = commands.add_parser("steps", help="time every variant, into results/")
+    parser_steps.add_argument("--rounds", type=int, default=7)
     given = parser.parse_args()
+    if given.command == "steps":
+        results = steps(given.rounds)
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        print(json.dumps(results["steps"], indent=1))
+        return
     if given.command != "rates":
         print(json.dumps(_peak_of_this_process(given.command)))
         return

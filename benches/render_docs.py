@@ -21,6 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # also where it is loaded by its path
 import _docs_service
+import _docs_training
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benches" / "results"
@@ -677,6 +678,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "rescore": rescore,
     "threads": threads,
     **_docs_service.BLOCKS,
+    **_docs_training.BLOCKS,
 }
 
 
@@ -746,6 +748,7 @@ LATENCY_PICTURE = "recall_against_latency.svg"
 PICTURES: dict[str, Callable[[], dict[str, Any]]] = {
     "recall_against_bytes.svg": _modes_picture,
     "recall_per_bytes.svg": _rivals_picture,
+    **_docs_training.PICTURES,
 }
 
 

@@ -41,7 +41,6 @@ TRIALS: dict[str, dict[str, Any]] = {
     "linear rate": {"schedule": "linear"},
     "ranking, weight 0.1": {"ranking_weight": 0.1},
     "k = 8": {"k": 8},
-    "k = 128": {"k": 128},
     "auxiliary": {"revive": "auxiliary"},
     "BatchTopK": {"selection": "batch"},
     "k from 128 to 32": {"k_start": 128},
@@ -57,6 +56,7 @@ TRIALS: dict[str, dict[str, Any]] = {
     "ranking, weight 0.01": {"ranking_weight": 0.01},
     "clipped at 0.1": {"max_grad_norm": 0.1},
     "tied start": {"init": "tied"},
+    "k = 128": {"k": 128},
 }
 
 Rows = NDArray[np.float32]

@@ -495,3 +495,26 @@ class Model(RuleBasedStateMachine):
 
 TestModel = Model.TestCase
 TestModel.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+
+
+def test_after_a_reload_dense_queries_are_encoded_with_the_new_dictionary(tmp_path):
+    path = tmp_path / "items.sridx"
+    rng = np.random.default_rng(0)
+    atoms = [np.linalg.qr(rng.standard_normal((8, 8)))[0] for _ in range(2)]
+    x = rng.standard_normal((40, 8))
+
+    def write(which):
+        dictionary = sr.Dictionary(atoms[which])
+        codes = dictionary.encode(x, k=3)
+        modes = ("sparse", "dense")
+        sr.SparseIndex.from_codes(codes, dictionary=dictionary, modes=modes).save(path)
+
+    write(0)
+    index = sr.SparseIndex.open(path)
+    index.search(x[:5], 3, mode="sparse")  # keeps the dictionary that encoded the queries
+    write(1)
+    assert index.reload()
+    found = index.search(x[:5], 3, mode="sparse")
+    expected = sr.SparseIndex.open(path).search(x[:5], 3, mode="sparse")
+    assert found.scores.tobytes() == expected.scores.tobytes()
+    assert found.ids.tolist() == expected.ids.tolist()

@@ -144,3 +144,21 @@ def test_what_cannot_be_served_is_one_line_and_exit_code_1(path, tmp_path):
         )
         assert done.returncode == 1
         assert "is the port taken?" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["serve", "explore"])
+def test_without_fastapi_it_is_told_which_extra_to_install(path, run_python, command):
+    script = (
+        "import sys\n"
+        "class Block:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] == 'fastapi':\n"
+        "            raise ModuleNotFoundError('No module named fastapi', name='fastapi')\n"
+        "sys.meta_path.insert(0, Block())\n"
+        "from sparse_retrieval.cli import main\n"
+        f"sys.exit(main([{command!r}, {str(path)!r}]))\n"
+    )
+    done = run_python(script)
+    assert done.returncode == 1
+    assert f"{command} needs fastapi, which is not installed" in done.stderr
+    assert "pip install 'sparse_retrieval[serve]'" in done.stderr

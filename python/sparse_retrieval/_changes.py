@@ -29,6 +29,10 @@ class Changes:
     _native: native.Index
     _path: Path | None
 
+    def _forget(self) -> None:
+        """Drop what was worked out from a file that is another one now."""
+        raise NotImplementedError
+
     def add(self, codes: Any, *, ids: Any = None, threads: int | None = None) -> None:
         """Add items; searches that begin later find them.
 
@@ -162,7 +166,10 @@ class Changes:
         OSError, IndexFormatError
             As :meth:`open`; the index is then as it was.
         """
-        return self._native.reload(discard=bool(discard))
+        is_new = self._native.reload(discard=bool(discard))
+        if is_new:
+            self._forget()
+        return is_new
 
     def get(self, ids: Any) -> SparseCodes:
         """Codes of items, as they are stored.

@@ -869,14 +869,19 @@ class SparseIndex(Changes):
         """
         return Bitmap._of(self._native.bitmap(as_ids(ids), what="ids"))
 
+    def _forget(self) -> None:
+        self._encoder = None  # the new file may hold another dictionary
+
     def _encoded(self, queries: Any, threads: int | None) -> SparseCodes:
         rows = as_rows(queries, "queries", np.float32)
-        if self._encoder is None:
-            self._encoder = self.dictionary  # kept: it holds the Gram matrix once it was needed
-        assert self._encoder is not None  # embedding_dim has said that there is one
+        encoder = self._encoder
+        if encoder is None:
+            encoder = self.dictionary
+            self._encoder = encoder  # kept: it holds the Gram matrix once it was needed
+        assert encoder is not None  # embedding_dim has said that there is one
         self._check_width(rows)
         width = self._native.width
-        return self._encoder.encode(rows, k=min(width or 32, self.dim), threads=threads)
+        return encoder.encode(rows, k=min(width or 32, self.dim), threads=threads)
 
     def _query_codes(self, queries: Any) -> SparseCodes:
         if holds_codes(queries):

@@ -121,6 +121,13 @@ class ShardedIndex:
         self._lock = threading.Lock()
         self._restarts = 0
         self._ray = require("ray", "ShardedIndex")
+        exceptions = self._ray.exceptions
+        # it died, its machine is gone or cannot take it, or it does not answer
+        self._gone = (
+            exceptions.RayActorError,
+            exceptions.ActorUnschedulableError,
+            exceptions.GetTimeoutError,
+        )
         self._own = not self._ray.is_initialized()
         if self._own:
             started = {"include_dashboard": False} if address is None else {}
@@ -323,7 +330,7 @@ class ShardedIndex:
                 if not isinstance(cause, NotOpenError):
                     raise cause from None  # the caller's: another replica would say the same
                 last = cause.error
-            except (exceptions.RayActorError, exceptions.GetTimeoutError) as error:
+            except self._gone as error:
                 last = error
             failures[replica.node] += 1
             self._replace(shard, replica, failures)
@@ -352,15 +359,21 @@ class ShardedIndex:
 
     def _start(self, shard: _Shard, node: str) -> _Replica:
         scheduling = self._ray.util.scheduling_strategies
-        where = scheduling.NodeAffinitySchedulingStrategy(node, soft=True)
+        where = scheduling.NodeAffinitySchedulingStrategy(node, soft=False)
         actor = self._actor.options(scheduling_strategy=where).remote(
             shard.path, mmap=self._mmap, content=shard.content
         )
-        return _Replica(actor, node, actor.call.remote("info"))
+        return _Replica(actor, node, actor.node.remote())
 
     def _has_started(self, replica: _Replica) -> bool:
         """Whether it has opened its file, or failed to: then its caller finds out."""
-        return bool(self._ray.wait([replica.started], timeout=0)[0])
+        if not self._ray.wait([replica.started], timeout=0)[0]:
+            return False
+        try:
+            replica.node = self._ray.get(replica.started)
+        except self._ray.exceptions.RayError:
+            return True
+        return True
 
     def _emptiest(self, shard: _Shard, failures: Counter[str]) -> str:
         """The machine that holds no replica of this shard, if there is one, and fewest of all.
@@ -412,6 +425,7 @@ class ShardedIndex:
             shard, old, node = move
             new = self._start(shard, node)
             self._ray.get(new.actor.call.remote("info"), timeout=self._timeout_s)
+            new.node = self._ray.get(new.started)
             with self._lock:
                 if old not in shard.replicas:  # it died meanwhile, and has a successor
                     self._end(new)
@@ -454,11 +468,9 @@ class ShardedIndex:
             for replica in replicas:
                 try:
                     info = self._ray.get(replica.actor.call.remote("info"), timeout=self._timeout_s)
+                    replica.node = self._ray.get(replica.started)
                     shown.append({"node": replica.node, "pid": info["pid"], "alive": True})
-                except (
-                    self._ray.exceptions.RayActorError,
-                    self._ray.exceptions.GetTimeoutError,
-                ):
+                except self._gone:
                     shown.append({"node": replica.node, "pid": None, "alive": False})
                     self._replace(shard, replica, Counter([replica.node]))
             shards.append({"path": shard.path, "items": shard.items, "replicas": shown})

@@ -95,8 +95,10 @@ def encode(
         joins; or Parquet files with the columns ``id``, ``latents`` and ``values``.
     block_rows : int, default 100,000
         Items of a block, at least, where a file has as many: row groups are not cut.
-    address, num_cpus
-        As of :class:`ShardedIndex`; one core for each encoder by default.
+    address : str, optional
+        As of :class:`ShardedIndex`.
+    num_cpus : float, default 1
+        Cores that Ray sets aside for each encoder.
     concurrency : int, optional
         Encoders at a time. Default: as many as there are cores for.
     **index_options

@@ -1,4 +1,4 @@
-"""One shard: a file with consecutive items, and what is asked of it. Knows nothing of Ray.
+"""One shard: a file with consecutive items, and what is asked of it. Of Ray it knows where it runs.
 
 :func:`split` cuts an index into such files. Their rows are those of the index bit for bit, so
 that scores, too, are the same.
@@ -189,6 +189,12 @@ class Replica:
             assert self._error is not None  # one of them is set above
             raise NotOpenError(self._error)
         return getattr(self._shard, method)(*arguments)
+
+    def node(self) -> str:
+        """The machine that it is on, which need not be the one that it was meant for."""
+        import ray
+
+        return str(ray.get_runtime_context().get_node_id())
 
 
 def _content(path: Path) -> str:

@@ -20,9 +20,11 @@ class ServiceConfig:
         Text file; line i, from 0, names the item of id i. Results then carry names.
     mmap : bool, default True
         Map the file instead of reading it whole.
-    host, port : str, int, default "127.0.0.1", 8000
-        Where to listen. Port 0 takes a free one. There is no authentication: put a proxy that
-        has it in front before others than yourself may connect.
+    host : str, default "127.0.0.1"
+        Where to listen. There is no authentication: put a proxy that has it in front before
+        others than yourself may connect.
+    port : int, default 8000
+        0 takes a free one.
     workers : int, default 1
         Processes. One is enough for most: the search itself runs on all cores, outside the
         interpreter lock. More of them decode more JSON at once, and outlive one that dies.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import signal
 import tempfile
@@ -66,7 +67,10 @@ def _serve_many(config: ServiceConfig, on_start: Callable[[str], object] | None)
         listening = settings.bind_socket()
         if on_start is not None:
             on_start(_address(listening))
-        Multiprocess(settings, sockets=[listening]).run()  # starts those that die again
+        options: dict[str, Any] = {"sockets": [listening]}
+        if "target" in inspect.signature(Multiprocess).parameters:  # until uvicorn 0.50
+            options["target"] = uvicorn.Server(settings).run
+        Multiprocess(settings, **options).run()  # starts those that die again
 
 
 def _options(config: ServiceConfig) -> dict[str, Any]:

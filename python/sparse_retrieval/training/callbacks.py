@@ -6,10 +6,9 @@ called.
 
 from __future__ import annotations
 
+import importlib.util
 from os import PathLike
 from typing import TYPE_CHECKING, Any
-
-from sparse_retrieval._extras import require
 
 from .history import Evaluation, History, StepMetrics
 
@@ -83,9 +82,14 @@ class TensorBoard(ScalarWriter):
     """
 
     def __init__(self, directory: str | PathLike[str]) -> None:
-        require("tensorboard", "TensorBoard")
-        writers = require("torch.utils.tensorboard", "TensorBoard")
-        super().__init__(writers.SummaryWriter(str(directory)))
+        if importlib.util.find_spec("tensorboard") is None:
+            raise ImportError(
+                "TensorBoard needs tensorboard, which is not installed: pip install tensorboard",
+                name="tensorboard",
+            )
+        from torch.utils.tensorboard import SummaryWriter
+
+        super().__init__(SummaryWriter(str(directory)))
 
     def on_end(self, trainer: Trainer, history: History) -> None:
         """Close the file."""

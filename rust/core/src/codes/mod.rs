@@ -1,7 +1,7 @@
 //! Codes: short sparse rows over the latents, in memory.
 //!
 //! [`Codes`] and [`CodesView`] are the validated compressed-sparse-row form that everything
-//! else trusts; [`pack`] and [`pack_ranked`] turn it into the packed rows that an index stores and
+//! else trusts; [`pack()`] and [`pack_ranked`] turn it into the packed rows that an index stores and
 //! scans. Knows
 //! nothing of files, queries or scores.
 

@@ -3,7 +3,7 @@
 //!
 //! The pass is cheaper a query than a scan because a row's nonzeros are read once for 64
 //! queries, whose 8-bit weights of a latent are one cache line. What it says of a row has a
-//! proven error bound (see [`super::integer`]), so the result is that of [`super::scan`], bit
+//! proven error bound (see [`super::integer`]), so the result is that of [`super::scan()`], bit
 //! for bit.
 
 use std::ops::Range;
@@ -68,10 +68,10 @@ pub fn objection(data: &ScanRows<'_>, k: usize, selection: Selection<'_>) -> Opt
     }
 }
 
-/// As [`super::scan`].
+/// As [`super::scan()`].
 ///
 /// # Errors
-/// As [`super::scan`].
+/// As [`super::scan()`].
 pub fn search(
     data: &ScanRows<'_>,
     source: &WeightSource<'_>,

@@ -1,6 +1,6 @@
 //! A query becomes weights, weights become scores, scores become a top k.
 //!
-//! [`weights`] makes the weight vector `u` of each mode, [`scan`] scores rows with it, and
+//! [`weights`] makes the weight vector `u` of each mode, [`scan()`] scores rows with it, and
 //! [`top_k`] keeps the best of those that the [`selection`] admits; [`postings`] spare queries of
 //! few nonzeros most rows, [`batch`] reads rows once for many queries, and [`rough`] in small integers for one. Which way a search goes
 //! is decided in [`plan`]. Knows rows, scales and atoms as slices, nothing of files or ids.

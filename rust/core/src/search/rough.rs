@@ -2,7 +2,7 @@
 //! precision of the few rows that may be among the best.
 //!
 //! What the integer pass of [`super::batch`] is for many queries, this is for one. The result is
-//! that of [`super::scan`], bit for bit.
+//! that of [`super::scan()`], bit for bit.
 //!
 //! # The bound
 //!
@@ -155,10 +155,10 @@ impl<'a> RoughRows<'a> {
     }
 }
 
-/// As [`super::scan`]; one query after the other.
+/// As [`super::scan()`]; one query after the other.
 ///
 /// # Errors
-/// As [`super::scan`].
+/// As [`super::scan()`].
 pub fn search(
     data: &ScanRows<'_>,
     source: &WeightSource<'_>,

@@ -33,7 +33,7 @@ const SKETCH_GAIN: f64 = 1.3;
 /// seen as shall be rescored, so that a strict filter does not cost recall.
 ///
 /// # Errors
-/// As [`crate::search::scan`].
+/// As [`crate::search::scan()`].
 pub fn search(
     data: &ScanRows<'_>,
     source: &WeightSource<'_>,

@@ -1,5 +1,5 @@
 //! Postings: for every latent the rows that have it, so that a query with few nonzeros looks
-//! at those rows only. Exact: what comes out is byte for byte what [`scan`](super::scan) finds.
+//! at those rows only. Exact: what comes out is byte for byte what [`scan()`](super::scan()) finds.
 //!
 //! Rows are taken in blocks, so that the sums of a block stay in the cache. In a block each
 //! latent has two lists, one of its positive and one of its negative values, because a query's

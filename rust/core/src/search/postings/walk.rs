@@ -26,7 +26,7 @@
 //! 5. *What is not found.* Rows of positive score share a latent with the query, so they are in
 //!    a list. Where fewer than k rows have a positive score, those of score 0 by ascending
 //!    position and then those of negative score follow: rows are scanned from the first on until
-//!    k are found ([`fill_up`]).
+//!    k are found (`fill_up`).
 //!
 //! Rows whose sums reach the threshold are scored by the same kernel as in a scan, so scores
 //! have the same bits. Thresholds are scores of rows that were scored: they only decide what is
@@ -114,7 +114,7 @@ thread_local! {
 }
 
 /// The best `k` rows of each query that the selection admits, as
-/// [`scan`](super::super::scan()) finds them.
+/// [`scan()`](super::super::scan()) finds them.
 ///
 /// Runs on the current rayon pool.
 ///

@@ -1,0 +1,195 @@
+"""The measured blocks and the picture of ``docs/training.md``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def _load(name: str) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return loaded
+
+
+def _machine(results: dict[str, Any]) -> str:
+    machine = results["machine"]
+    return (
+        f"{machine['cpu']}, {machine['cores']} cores, load {machine['load_average']}, "
+        f"{machine['date']}. Remade by `{results['command']}` and `make docs`."
+    )
+
+
+def _data(results: dict[str, Any]) -> str:
+    data = results["data"]
+    return (
+        f"{data['items']:,} items, {data['queries']:,} held-out queries ({data['name']}, "
+        f"{data['columns']} dimensions), s = {results['model']['hidden_dim']}"
+    )
+
+
+def training_step() -> str:
+    """Render time and memory of a step against the reference formulation."""
+    results = _load("training_step")
+    steps = results["steps"]
+    dense = steps["dense"]
+    lines = [
+        "| step | seconds, median | times as fast | CPU seconds | peak memory, MB | of the "
+        "reference |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for name, step in steps.items():
+        shown = "reference: dense masks, two decodes" if name == "dense" else name
+        memory = step["peak_over_baseline_mb"]
+        lines.append(
+            f"| {shown} | {step['median_s']:.2f} | {dense['median_s'] / step['median_s']:.1f} | "
+            f"{step['cpu_median_s']:.2f} | {memory:.0f} | "
+            f"{memory / dense['peak_over_baseline_mb']:.2f} |"
+        )
+    encode = results["encode_median_s"]
+    share, half = encode["full"] / steps["sparse"]["median_s"], encode["full"] / encode["bf16"]
+    note = (
+        f"The encoder's product and the selection are {share:.0%} of the step; bfloat16 makes "
+        f"them {half:.1f} times as fast. Batch {results['batch']}, d = {results['columns']}, s = {results['hidden_dim']}, "
+        f"k = {results['k']}, {results['threads']} threads, {results['rounds']} interleaved "
+        "rounds in one process; memory is the peak of two steps in a fresh process above what it "
+        f"held before, so Adam's moments count. {_machine(results)}"
+    )
+    return "\n".join([*lines, "", note])
+
+
+def _trial_note(results: dict[str, Any]) -> str:
+    training = results["training"]
+    return (
+        f"{_data(results)}, k = {results['model']['k']} unless the row says otherwise; "
+        f"{training['steps']} steps of {training['batch_size']}, seed {training['seed']}; codes "
+        f"by the model's own encoder. {_machine(results)}"
+    )
+
+
+def training_ablations() -> str:
+    """Render each option changed alone: recall at the model's k, dead latents, loss."""
+    results = _load("training_ablations")
+    k = str(results["model"]["k"])
+    trials = results["trials"]
+    base = trials["default"]
+    lines = [
+        f"| changed | recall@{results['depth']}, dense query | against the default | sparse query "
+        "| held-out cosine | dead latents |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for name, row in trials.items():
+        if "k" in row["options"]:
+            continue
+        recall = row["dense_recall"][k]
+        lines.append(
+            f"| {name} | {recall:.4f} | {recall - base['dense_recall'][k]:+.4f} | "
+            f"{row['sparse_recall']:.4f} | {row['held_out_cosine'][k]:.4f} | {row['dead']:.1%} |"
+        )
+    return "\n".join([*lines, "", _trial_note(results)])
+
+
+def training_nested() -> str:
+    """Render one model for every k against models for one k, each judged at every k."""
+    results = _load("training_ablations")
+    trials = results["trials"]
+    ks = list(trials["default"]["dense_recall"])
+    shown = {"trained at k = 32": "default", "trained at k = 8": "k = 8"}
+    shown |= {"trained at k = 128": "k = 128", "trained for every k": "nested k"}
+    lines = [
+        f"| recall@{results['depth']}, dense query | " + " | ".join(f"k = {k}" for k in ks) + " |",
+        "|---|" + "---:|" * len(ks),
+    ]
+    for name, trial in shown.items():
+        if trial in trials:
+            found = trials[trial]["dense_recall"]
+            lines.append(f"| {name} | " + " | ".join(f"{found[k]:.4f}" for k in ks) + " |")
+    return "\n".join([*lines, "", _trial_note(results)])
+
+
+def paper_figure() -> str:
+    """Render the paper's figure as a table."""
+    results = _load("paper_figure")
+    ks = [point["bytes"] // 8 for point in results["principal axes, cut"]]
+    lines = [
+        f"| recall@{results['depth']} | "
+        + " | ".join(f"k = {k}, {8 * k} bytes" for k in ks)
+        + " |",
+        "|---|" + "---:|" * len(ks),
+    ]
+    for series, points in _series(results).items():
+        lines.append(f"| {series} | " + " | ".join(f"{recall:.3f}" for _, recall in points) + " |")
+    model = results["model"]
+    note = (
+        f"{_data(results)}, {model['steps']} steps of {model['batch_size']}; bytes as the paper "
+        "counts them, 8 a nonzero; principal axes at 4 bytes a coordinate, so twice as many as "
+        f"nonzeros. {_machine(results)}"
+    )
+    return "\n".join([*lines, "", note])
+
+
+def _series(results: dict[str, Any]) -> dict[str, list[tuple[int, float]]]:
+    """Points (bytes, recall) by line of the figure."""
+    lines: dict[str, list[tuple[int, float]]] = {}
+    for model, points in results["models"].items():
+        for point in points:
+            series = lines.setdefault(f"{point['mode']}, {model}", [])
+            series.append((point["bytes"], point["recall"]))
+    cut = results["principal axes, cut"]
+    lines["principal axes, cut"] = [(point["bytes"], point["recall"]) for point in cut]
+    return lines
+
+
+def _paper_picture() -> dict[str, Any]:
+    results = _load("paper_figure")
+    return {
+        "points": [
+            (series, f"{n_bytes} bytes", n_bytes, recall)
+            for series, points in _series(results).items()
+            if "every k" not in series  # the table has them; seven lines are too many to see
+            for n_bytes, recall in points
+        ],
+        "title": f"{results['data']['items']:,} package descriptions, CompresSAE, as the paper "
+        "counts bytes",
+        "depth": results["depth"],
+    }
+
+
+def interactions() -> str:
+    """Render item factors from interactions: compressed against full."""
+    results = _load("interactions")
+    data, rows = results["data"], results["rows"]
+    names = ("ndcg@10", "ndcg@100", "recall@20", "recall@100")
+    lines = [
+        "| items | bytes an item | shared bytes | " + " | ".join(names) + " |",
+        "|---|---:|---:|" + "---:|" * len(names),
+    ]
+    lines += [
+        f"| {row['items']} | {row['bytes']:g} | {row['shared_bytes']:,} | "
+        + " | ".join(f"{row[name]:.4f}" for name in names)
+        + " |"
+        for row in rows
+    ]
+    agreed = all(row["checked_by_ir_measures"] for row in rows)
+    note = (
+        f"{data['name']}: {data['interactions']:,} interactions, factors of width "
+        f"{results['width']} for {data['items']:,} items from {data['learnt_users']} users, "
+        f"judged on {data['held_out_users']} others. "
+        + ("Every figure agrees with `ir_measures` to 1e-6. " if agreed else "")
+        + f"Remade by `{results['command']}` and `make docs`."
+    )
+    return "\n".join([*lines, "", note])
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "training-step": training_step,
+    "training-ablations": training_ablations,
+    "training-nested": training_nested,
+    "paper-figure": paper_figure,
+    "interactions": interactions,
+}
+
+PICTURES: dict[str, Callable[[], dict[str, Any]]] = {"paper_figure.svg": _paper_picture}
