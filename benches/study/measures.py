@@ -81,11 +81,12 @@ def interval(values: PerQuery, *, seed: int = 0) -> tuple[float, float]:
     table = np.atleast_2d(values)
     rng = np.random.default_rng(seed)
     n_seeds, n_queries = table.shape
-    means = np.empty(RESAMPLES)
-    for number in range(RESAMPLES):
-        queries = rng.integers(n_queries, size=n_queries)
-        seeds = rng.integers(n_seeds, size=n_seeds) if n_seeds > 1 else np.array([0])
-        means[number] = np.nanmean(table[np.ix_(seeds, queries)])
+    known = ~np.isnan(table)
+    # how often each query is drawn, instead of which: a draw is then a row of a product
+    drawn = rng.multinomial(n_queries, np.full(n_queries, 1 / n_queries), size=RESAMPLES)
+    sums, counts = drawn @ np.where(known, table, 0).T, drawn @ known.T
+    seeds = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=RESAMPLES)
+    means = (seeds * sums).sum(axis=1) / np.maximum((seeds * counts).sum(axis=1), 1)
     tail = 100 * (1 - CONFIDENCE) / 2
     least, most = np.percentile(means, [tail, 100 - tail])
     return float(least), float(most)

@@ -1,14 +1,15 @@
 """The rivals, each as its documentation says it is best used; each library imported where used.
 
 All learn from all items and are scored by inner product of unit rows, exhaustively unless the
-family says otherwise (HNSW, IVF). Needs faiss-cpu, turbovec, usearch; ScaNN if it is there.
+family says otherwise (HNSW, IVF). faiss's product quantisers are learnt without the ordering of
+centroids that polysemous search needs (``np``): it changes no score and takes nearly all of the
+time. Needs faiss-cpu, turbovec, usearch; ScaNN if it is there.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib.util
-import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_retrieval.evaluate import pca_int8
-from study.systems import DEPTH, Ids, Rows, Setting, System
+from study.systems import DEPTH, Ids, Rows, Setting, System, threads_to_build
 
 #: candidates of a binary search that are rescored, as a multiple of what is asked for
 OVERSAMPLE = 4
@@ -45,9 +46,12 @@ def of_faiss(items: Rows, cache: Path, *, factory: str, effort: int = 0) -> Syst
     path = cache / f"{factory.replace(',', '_')}.faiss"
     timing = path.with_suffix(".seconds")
     if not timing.is_file():
+        faiss.omp_set_num_threads(threads_to_build())
         index = faiss.index_factory(items.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
         if factory.startswith("HNSW"):
             index.hnsw.efConstruction = 200
+        elif factory.startswith("PQ"):
+            index.pq.cp.min_points_per_centroid = 1  # small sets are studied on purpose
         begun = time.process_time()
         index.train(items)
         learn_s = time.process_time() - begun
@@ -116,7 +120,7 @@ def of_usearch(items: Rows, cache: Path, *, dtype: str, effort: int = 256) -> Sy
         expansion_search=effort,
     )
     begun = time.process_time()
-    index.add(np.arange(len(items)), form(items), threads=os.cpu_count() or 1)
+    index.add(np.arange(len(items)), form(items), threads=threads_to_build())
     encode_s = time.process_time() - begun
     size = len(index.save() or b"")
 
@@ -136,7 +140,7 @@ def binary(items: Rows, cache: Path, *, rescored: bool) -> System:
     begun = time.process_time()
     mean = items.mean(axis=0)
     signs = np.where(items > mean, np.float32(1), np.float32(-1))
-    scales = np.abs(items).max(axis=0) / 127
+    scales = np.maximum(np.abs(items).max(axis=0), 1e-12) / 127  # a coordinate may be unused
     levels = np.rint(items / scales).astype(np.int8)
     encode_s = time.process_time() - begun
     width = items.shape[1]
@@ -208,7 +212,7 @@ def _faiss(factory: str, effort: int = 0, *, timed: bool = False) -> Setting:
         if factory.startswith(begin)
     )
     word = {"HNSW": "efSearch", "IVF": "nprobe"}.get(family)
-    name = f"faiss {factory}" + (f", {word} {effort}" if word else "")
+    name = f"faiss {factory.removesuffix('np')}" + (f", {word} {effort}" if word else "")
     build: Callable[[Rows, Path], System] = functools.partial(
         of_faiss, factory=factory, effort=effort
     )
@@ -239,7 +243,7 @@ def settings(width: int, n_items: int, *, quick: bool = False) -> list[Setting]:
     blocks = _divisors(width, (32, 48, 64, 96, 128))
     if quick:
         blocks = [m for m in blocks if m in (32, 64)]
-    made += [_faiss(f"PQ{m}x8", timed=m == 64) for m in blocks]
+    made += [_faiss(f"PQ{m}x8np", timed=m == 64) for m in blocks]
     fast = _divisors(width, (64, 128, 192))
     made += [_faiss(f"PQ{m}x4fs", timed=True) for m in fast[1:2]]
     if importlib.util.find_spec("turbovec") and width % 8 == 0:
@@ -277,6 +281,6 @@ def settings(width: int, n_items: int, *, quick: bool = False) -> list[Setting]:
         for effort in (8, 32, 128)
         if effort < lists
     ]
-    made += [_faiss(f"OPQ{m},PQ{m}x8", timed=m == 64) for m in blocks]
+    made += [_faiss(f"OPQ{m},PQ{m}x8np", timed=m == 64) for m in blocks]
     made += [_faiss(f"RQ{m}x8") for m in (32, 64)]
     return [*made, _faiss("PRQ8x8x8"), _faiss("PLSQ8x8x8"), _faiss("LSQ32x8")]

@@ -23,7 +23,7 @@ import numpy as np
 
 from sparse_retrieval._files import replacing
 from study import datasets, ours, rivals
-from study.systems import Setting
+from study.systems import Setting, threads_to_build
 
 #: where HNSW, a batch or all threads would take long, fewer queries are timed
 SINGLE, BATCHES = 200, 3
@@ -77,7 +77,7 @@ def answer(plan: Plan, name: str, setting: Setting, parts: datasets.Split) -> di
     begun = time.perf_counter()
     system = setting.build(parts.items, plan.cache / name)
     built_s = time.perf_counter() - begun
-    found = system.search(parts.queries, os.cpu_count() or 1)
+    found = system.search(parts.queries, threads_to_build())
     path = kept_path(plan, name, setting)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path.with_suffix(".npy")) as temporary, temporary.open("wb") as file:

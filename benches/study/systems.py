@@ -6,6 +6,7 @@ clock's would count what others take of a shared machine.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,15 @@ Ids = NDArray[np.int64]
 Search = Callable[[Rows, int], Ids]
 
 DEPTH = 100
+
+
+def threads_to_build() -> int:
+    """OMP_NUM_THREADS if it is set, as it should be where others are at work, or all cores.
+
+    On a busy machine OpenMP's threads wait for each other actively, and two of them were seen to
+    take ten times as long as one.
+    """
+    return int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
 
 
 @dataclass
