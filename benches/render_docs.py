@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # also where it is loaded by its path
+import _docs_scale
 import _docs_service
 import _docs_study
 import _docs_training
@@ -678,6 +679,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "recall-curve": recall_curve,
     "rescore": rescore,
     "threads": threads,
+    **_docs_scale.BLOCKS,
     **_docs_service.BLOCKS,
     **_docs_study.BLOCKS,
     **_docs_training.BLOCKS,
