@@ -47,6 +47,9 @@ lint: dev ## Check formatting, lints, types, and the stubs against the built mod
 	$(BIN)/python -m mypy
 	MYPYPATH=python $(BIN)/python -m mypy.stubtest sparse_retrieval._native
 
+fuzz: check-tools ## Fuzz hostile files and searches, guided by coverage (needs a C++ compiler)
+	rust/fuzz/run.sh 100000
+
 bench: dev ## Time the parts that matter (pytest-benchmark), each answer checked
 	$(BIN)/python -m pytest benches --benchmark-only
 

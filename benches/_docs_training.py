@@ -49,11 +49,18 @@ def training_step() -> str:
             f"{step['cpu_median_s']:.2f} | {memory:.0f} | "
             f"{memory / dense['peak_over_baseline_mb']:.2f} |"
         )
-    encode = results["encode_median_s"]
-    share, half = encode["full"] / steps["sparse"]["median_s"], encode["full"] / encode["bf16"]
+    share = ""
+    if encode := results.get("encode_median_s"):
+        of_step, half = (
+            encode["full"] / steps["sparse"]["median_s"],
+            encode["full"] / encode["bf16"],
+        )
+        share = (
+            f"The encoder's product and the selection are {of_step:.0%} of the step; bfloat16 "
+            f"makes them {half:.1f} times as fast. "
+        )
     note = (
-        f"The encoder's product and the selection are {share:.0%} of the step; bfloat16 makes "
-        f"them {half:.1f} times as fast. Batch {results['batch']}, d = {results['columns']}, s = {results['hidden_dim']}, "
+        f"{share}Batch {results['batch']}, d = {results['columns']}, s = {results['hidden_dim']}, "
         f"k = {results['k']}, {results['threads']} threads, {results['rounds']} interleaved "
         "rounds in one process; memory is the peak of two steps in a fresh process above what it "
         f"held before, so Adam's moments count. {_machine(results)}"

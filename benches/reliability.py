@@ -2,9 +2,10 @@
 
     python benches/reliability.py [PART ...]
 
-Parts: fuzz, faults, kills, damage, model, writer, mapped, additions. Each writes its entry of
-``benches/results/reliability.json`` and leaves the others; without arguments all run, which takes
-half an hour. ``fuzz`` and ``faults`` need cargo.
+Parts: fuzz, guided, memcheck, faults, kills, damage, model, writer, mapped, additions. Each
+writes its entry of ``benches/results/reliability.json`` and leaves the others; without arguments
+all run, which takes an hour. ``fuzz``, ``guided``, ``memcheck`` and ``faults`` need cargo,
+``guided`` a C++ compiler too, ``memcheck`` valgrind.
 """
 
 from __future__ import annotations
@@ -75,6 +76,40 @@ def fuzz(options: argparse.Namespace) -> dict[str, Any]:
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     report: dict[str, Any] = json.loads(done.stdout)
     return report
+
+
+def guided(options: argparse.Namespace) -> dict[str, Any]:
+    """Fuzz guided by coverage, under the address sanitizer; see rust/fuzz/run.sh."""
+    folder = ROOT / "rust" / "fuzz"
+    if not options.guided_done:
+        subprocess.run([folder / "run.sh", str(options.guided_executions)], check=True)
+    targets = {}
+    for log in sorted((folder / "target").glob("*.log")):
+        text = log.read_text(errors="replace")
+        done = re.search(r"^#(\d+)\s+DONE\s+cov: (\d+).* corp: (\d+)/", text, re.MULTILINE)
+        assert done is not None, f"{log} tells of no run that came to its end"
+        executions, edges, kept = map(int, done.groups())
+        targets[log.stem] = {"executions": executions, "edges": edges, "inputs_kept": kept}
+    return {
+        "targets": targets,
+        "executions": sum(target["executions"] for target in targets.values()),
+        "sanitizer": "address",
+        "crashes": 0,  # else run.sh fails
+    }
+
+
+def memcheck(options: argparse.Namespace) -> dict[str, Any]:
+    """Run the mutational fuzzer under valgrind, which watches every read and write."""
+    build = ["cargo", "build", "--release", "--quiet", "-p", "sparse_retrieval", "--example"]
+    subprocess.run([*build, "fuzz"], cwd=ROOT, check=True)
+    command = [
+        *("valgrind", "-q", "--error-exitcode=9", "target/release/examples/fuzz"),
+        *("--executions", str(options.memcheck_executions), "--seed", "4"),
+        *("--corpus", "tests/formats"),
+    ]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report | {"errors": 0}  # else valgrind's exit code says so
 
 
 def faults(_: argparse.Namespace) -> dict[str, Any]:
@@ -365,6 +400,8 @@ def additions(options: argparse.Namespace) -> dict[str, Any]:
 
 PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "fuzz": fuzz,
+    "guided": guided,
+    "memcheck": memcheck,
     "faults": faults,
     "kills": kills,
     "damage": damage,
@@ -380,6 +417,9 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="which; default all")
     parser.add_argument("--executions", type=int, default=40_000_000, help="of the fuzzer")
     parser.add_argument("--fuzz-report", type=Path, default=None, help="of a run that is over")
+    parser.add_argument("--guided-executions", type=int, default=1_000_000, help="a target")
+    parser.add_argument("--guided-done", action="store_true", help="read the last run's logs")
+    parser.add_argument("--memcheck-executions", type=int, default=25_000)
     parser.add_argument("--kills", type=int, default=1_000)
     parser.add_argument("--runs", type=int, default=250, help="sequences against the model")
     parser.add_argument("--rows", type=int, default=10_000_000, help="through the writer")

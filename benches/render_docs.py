@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # also where it is loaded by its path
+import _docs_extras
 import _docs_scale
 import _docs_service
 import _docs_study
@@ -456,6 +457,8 @@ def reliability() -> str:
     fuzz, kills, damage = parts["fuzz"], parts["kills"], parts["damage"]
     faults, model, mapped = parts["faults"], parts["model"], parts["mapped"]
     targets = ", ".join(f"{name} {n['executions']:,}" for name, n in fuzz["targets"].items())
+    guided = parts["guided"]
+    edges = ", ".join(f"{name} {n['edges']:,}" for name, n in guided["targets"].items())
     works = ", ".join(f"{what} {n}" for what, n in faults["by_work"].items())
     killed = ", ".join(f"{what} {n}" for what, n in kills["by_work"].items())
     return "\n".join(
@@ -464,6 +467,11 @@ def reliability() -> str:
             "|---|---:|---|",
             f"| inputs mutated ({targets}) | {fuzz['executions']:,} | "
             f"{fuzz['failures']} failures |",
+            f"| inputs made by a fuzzer guided by coverage, under the {guided['sanitizer']} "
+            f"sanitizer (edges of code reached: {edges}) | {guided['executions']:,} | "
+            f"{guided['crashes']} crashes |",
+            f"| inputs mutated under valgrind | {parts['memcheck']['executions']:,} | "
+            f"{parts['memcheck']['errors']} errors |",
             f"| processes killed (SIGKILL: {killed}) | {kills['kills']:,} | "
             f"{kills['lost']} of {kills['acknowledged_changes']:,} acknowledged changes lost, "
             f"{kills['torn']} torn |",
@@ -680,6 +688,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "rescore": rescore,
     "threads": threads,
     **_docs_scale.BLOCKS,
+    **_docs_extras.BLOCKS,
     **_docs_service.BLOCKS,
     **_docs_study.BLOCKS,
     **_docs_training.BLOCKS,

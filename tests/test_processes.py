@@ -299,3 +299,87 @@ while True:
     assert wrong == []
     assert lengths == {4500, 6000}, "both files were met"
     index.verify()  # what is open stays what it was
+
+
+LOADER = """
+import sys, threading
+import numpy as np, torch, sparse_retrieval as sr
+from torch.utils.data import DataLoader, Dataset
+
+class Found(Dataset):
+    # the ten nearest items of each item, searched by whichever worker is asked for it
+    def __init__(self, index, queries):
+        self.index, self.queries = index, queries
+    def __len__(self):
+        return len(self.queries)
+    def __getitem__(self, i):
+        return torch.from_numpy(self.index.search(self.queries[i], 10).ids)
+
+def main():
+    index = sr.SparseIndex.open(sys.argv[1])
+    queries = np.random.default_rng(1).standard_normal((24, 16)).astype(np.float32)
+    expected = index.search(queries, 10).ids  # with threads, before a worker is made
+    for context in sys.argv[2].split(","):
+        loader = DataLoader(
+            Found(index, queries), batch_size=4, num_workers=2, multiprocessing_context=context
+        )
+        for _ in range(2 if context == "fork" else 1):
+            found = torch.cat(list(loader)).numpy()
+            assert found.tobytes() == expected.tobytes(), context
+    print("same")
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def test_workers_of_a_data_loader_search_one_mapped_file(tmp_path):
+    pytest.importorskip("torch", reason="needs the training extra")
+    rng = np.random.default_rng(0)
+    codes = sr.SparseCodes(
+        (np.arange(4) + rng.integers(0, 32, (3000, 1))) % 32, rng.standard_normal((3000, 4)), dim=32
+    )
+    atoms = rng.standard_normal((32, 16))
+    dictionary = sr.Dictionary(atoms / np.linalg.norm(atoms, axis=1, keepdims=True))
+    path = tmp_path / "items.sridx"
+    sr.SparseIndex.from_codes(codes, dictionary=dictionary, ids=np.arange(3000) * 2).save(path)
+    # spawn starts anew and opens the file that the pickle names: the script must be a file
+    script = tmp_path / "loader.py"
+    script.write_text(LOADER)
+    contexts = "fork,spawn" if hasattr(os, "fork") else "spawn"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", str(script), str(path), contexts],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.stdout == "same\n", done.stderr
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads through /proc")
+def test_saving_leaves_no_thread_behind_and_none_keeps_the_process_alive(tmp_path):
+    started = time.monotonic()
+    done = run(
+        f"""
+        def threads():
+            return len(os.listdir("/proc/self/task"))
+        index = index.with_postings()
+        index.search(codes[:2], 5)
+        index.save({str(tmp_path / "a.sridx")!r})
+        opened = sr.SparseIndex.open({str(tmp_path / "a.sridx")!r})
+        opened.remove([1])
+        opened.save({str(tmp_path / "b.sridx")!r})  # starts the thread that all saves use
+        before = threads()
+        for i in range(3):
+            opened.remove([10 + i])
+            opened.save({str(tmp_path / "a.sridx")!r})
+        assert opened.stats()["postings"] is not None
+        print(threads() - before)
+        """,
+        timeout=120,
+    )
+    # pools are kept for the next call; those that a save had for itself are gone
+    assert done.stdout == "0\n", done.stderr
+    assert done.returncode == 0
+    assert time.monotonic() - started < 120

@@ -274,6 +274,11 @@ def test_neighbours_are_the_nearest_by_cosine_and_come_with_their_anchor() -> No
         Neighbourhoods(as_row_source(x), 120, seed=0)
 
 
+def test_a_stream_cannot_be_encoded_and_the_error_says_what_can() -> None:
+    with pytest.raises(TypeError, match=r"x is a stream \(DataLoader\): it can be trained on"):
+        CompresSAE(16, 64, 4).sparse_codes(DataLoader(torch.from_numpy(X)))
+
+
 def broken(row: int, value: float = np.nan) -> np.ndarray:
     x = X.astype(np.float32)
     x[row, 3] = value

@@ -35,7 +35,8 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 CHILD = """
-import json, sys
+import faulthandler, json, sys
+faulthandler.dump_traceback_later(100, exit=True)  # a hang ends, and says where it was
 import numpy as np, torch
 import torch.distributed as dist
 from sparse_retrieval.training import CompresSAE, TrainConfig, train

@@ -44,6 +44,13 @@ MUST_HOLD = (
     "sparse_retrieval/explore/static/index.html",
     "sparse_retrieval/explore/static/page.js",
 )
+#: Where cargo finds the crates of the offline source.
+VENDORED = """[source.crates-io]
+replace-with = "vendored-sources"
+
+[source.vendored-sources]
+directory = "vendor"
+"""
 SMOKE = """
 import pathlib, sys, tempfile
 import numpy as np, sparse_retrieval as sr
@@ -134,9 +141,9 @@ def offline(source: Path) -> Path:
         with tarfile.open(source) as archive:
             archive.extractall(folder, filter="data")
         (top,) = Path(folder).iterdir()
-        settings = run(["cargo", "vendor", "--locked", "--quiet", "vendor"], cwd=top)
+        run(["cargo", "vendor", "--locked", "--quiet", "vendor"], cwd=top)
         (top / ".cargo").mkdir(exist_ok=True)
-        (top / ".cargo" / "config.toml").write_text(settings, encoding="utf-8")
+        (top / ".cargo" / "config.toml").write_text(VENDORED, encoding="utf-8")
         with tarfile.open(target, "w:gz", compresslevel=9) as archive:
             archive.add(top, top.name, filter=_anonymous)
     return target

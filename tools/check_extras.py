@@ -76,7 +76,7 @@ sr.SparseIndex.from_embeddings("x.parquet", k=4, n_atoms=32, rounds=2)
     "sklearn": "import sparse_retrieval.integrations.sklearn",
     "arrow": """
 from sparse_retrieval.integrations import arrow
-assert arrow.from_arrow(arrow.to_arrow(codes)) == codes
+assert arrow.from_arrow(arrow.to_arrow(codes), dim=codes.dim) == codes
 """,
     "polars": """
 import polars as pl

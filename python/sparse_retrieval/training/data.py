@@ -153,6 +153,11 @@ def as_row_source(x: Any, column: str | None = None) -> RowSource:
         return sources.ChainedSource([sources.file_source(part, column) for part in x])
     if sources.is_data_set(x):
         return sources.DataSetSource(x, column)
+    if sources.is_stream(x):
+        raise TypeError(
+            f"x is a stream ({type(x).__name__}): it can be trained on, but here rows are fetched "
+            "by number; give an array, a file or a map-style data set"
+        )
     if column is not None:
         raise ValueError(
             f"column is {column!r}, but x is a {type(x).__name__}: only .parquet and .safetensors "

@@ -246,9 +246,9 @@ class CompresSAE(nn.Module):
 
         Parameters
         ----------
-        x : array, memmap, Tensor or RowSource
-            (n, d), float16, bfloat16 (tensors), float32 or float64. Read batch by batch: a
-            memmap need not fit in memory.
+        x : array, memmap, Tensor, path, data set or RowSource
+            (n, d), float16, bfloat16 (tensors), float32 or float64; all that `train` takes but
+            streams. Read batch by batch: it need not fit in memory.
         k : int, optional
             Nonzeros a code; the model's own k by default.
         batch_size : int, default 4096

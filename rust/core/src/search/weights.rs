@@ -112,7 +112,7 @@ impl Queries<'_> {
     /// Number of queries.
     pub fn len(&self) -> usize {
         match self {
-            Self::Dense { rows, d } => rows.len() / d,
+            Self::Dense { rows, d } => rows.len().checked_div(*d).unwrap_or(0),
             Self::Codes(codes) => codes.len(),
         }
     }
