@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # also where it is loaded by its path
+import _docs_scale
 import _docs_service
+import _docs_study
 import _docs_training
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -684,7 +686,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "recall-curve": recall_curve,
     "rescore": rescore,
     "threads": threads,
+    **_docs_scale.BLOCKS,
     **_docs_service.BLOCKS,
+    **_docs_study.BLOCKS,
     **_docs_training.BLOCKS,
 }
 
@@ -833,15 +837,18 @@ def draw_latency() -> None:
 
 
 def _digest(name: str) -> str:
+    if name in _docs_study.DRAWN:
+        return _docs_study.DRAWN[name][0]()
     return latency_digest() if name == LATENCY_PICTURE else picture_digest(name)
 
 
 def _stale_pictures() -> list[str]:
     return [
         name
-        for name in (*PICTURES, LATENCY_PICTURE)
+        for name in (*PICTURES, LATENCY_PICTURE, *_docs_study.DRAWN)
         if not (IMAGES / name).is_file()
-        or _digest(name) not in (IMAGES / name).read_text(encoding="utf-8")
+        # a PNG holds its description as plain text too
+        or _digest(name).encode() not in (IMAGES / name).read_bytes()
     ]
 
 
@@ -871,6 +878,8 @@ def main() -> int:
     for name in _stale_pictures():
         if name == LATENCY_PICTURE:
             draw_latency()
+        elif name in _docs_study.DRAWN:
+            _docs_study.DRAWN[name][1](IMAGES / name)
         else:
             draw_picture(name)
     print(f"renewed: {', '.join(stale) or 'nothing, all was in step'}")

@@ -1,0 +1,294 @@
+"""The measured blocks and pictures of the study, in ``docs/benchmarks.md``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parent / "results"
+MEASURES = ("recall@1", "recall@10", "recall@100", "ndcg@10")
+#: bytes an item that the pictures show at most
+MOST_BYTES = 512
+#: colours beyond those of the package's own pictures
+LOOKS = (
+    ("#0072B2", "o"),
+    ("#D55E00", "s"),
+    ("#009E73", "^"),
+    ("#777777", "x"),
+    ("#CC79A7", "D"),
+    ("#E69F00", "v"),
+    ("#56B4E9", "P"),
+    ("#000000", "+"),
+    ("#8C564B", "<"),
+    ("#17BECF", ">"),
+    ("#BCBD22", "*"),
+    ("#7F7F00", "1"),
+    ("#9467BD", "p"),
+    ("#E377C2", "h"),
+)
+
+
+def _load(name: str = "study") -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return loaded
+
+
+def _provenance(results: dict[str, Any]) -> str:
+    machine = results["machine"]
+    loads = [
+        row["load_average"]
+        for of in results["sets"].values()
+        for row in of["rows"]
+        if "load_average" in row
+    ]
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    return (
+        f"Ours: seeds {', '.join(map(str, results['seeds']))}, {results['rounds']} rounds of "
+        f"learning; intervals of {results['confidence']:.0%} over queries and seeds. "
+        f"{machine['cpu']}, {machine['cores']} cores, load {min(loads):g} to {max(loads):g}, "
+        f"{machine['date']}; Python {machine['python']}, {versions}. Remade by "
+        f"`{results['command']}` and `make docs`."
+    )
+
+
+def _span(summary: dict[str, float], *, sign: bool = False) -> str:
+    form = "+.3f" if sign else ".3f"
+    return f"{summary['mean']:{form}} ({summary['least']:{form}} to {summary['most']:{form}})"
+
+
+def sets() -> str:
+    """Render what was studied."""
+    lines = [
+        "| set | items | queries | dimensions | where from | SHA-256 begins |",
+        "|---|---:|---:|---:|---|---|",
+    ]
+    lines += [
+        f"| {of['title']} | {of['items']:,} | {of['queries']:,} | {of['columns']} | "
+        f"{of['origin']} | `{of['sha256'][:8]}` |"
+        for of in _load()["sets"].values()
+    ]
+    return "\n".join(lines)
+
+
+def margins() -> str:
+    """Render ours less the best rival of each size, on every set."""
+    results = _load()
+    lines = [
+        "| set | bytes, at most | best rival | recall@1 | recall@10 | recall@100 | nDCG@10 |",
+        "|---|---:|---|---:|---:|---:|---:|",
+    ]
+    for of in results["sets"].values():
+        lines += [
+            f"| {of['title']} | {row['bytes']} | {row['rival']} | "
+            + " | ".join(_marked(row[measure]) for measure in MEASURES)
+            + " |"
+            for row in of["margins"]
+        ]
+    missing = [
+        f"{of['title']}: {', '.join(of['missing'])}"
+        for of in results["sets"].values()
+        if of["missing"]
+    ]
+    stopped = [
+        f"{of['title']}: {row['setting']} (after {row['stopped_s']} s)"
+        for of in results["sets"].values()
+        for row in of["rows"]
+        if "stopped_s" in row
+    ]
+    notes = [_provenance(results)]
+    notes += [f"Not run yet. {'; '.join(missing)}."] if missing else []
+    notes += [f"Stopped without an answer. {'; '.join(stopped)}."] if stopped else []
+    return "\n\n".join(["\n".join(lines), *notes])
+
+
+def _marked(summary: dict[str, float]) -> str:
+    """Bold where ours is ahead beyond doubt, italic where it is behind beyond doubt."""
+    text = _span(summary, sign=True)
+    if summary["least"] > 0:
+        return f"**{text}**"
+    return f"*{text}*" if summary["most"] < 0 else text
+
+
+def lost() -> str:
+    """Render where a rival is ahead of ours: within the sizes, and among all settings."""
+    lines = ["| set | where | rival | its recall@100 | ours | bytes, theirs / ours |"]
+    lines.append("|---|---|---|---:|---:|---:|")
+    for of in _load()["sets"].values():
+        measured = [row for row in of["rows"] if "recall@100" in row]
+        ours = [row for row in measured if row["family"] == "ours"]
+        for row in of["margins"]:
+            if row["recall@100"]["mean"] < 0:
+                rival = next(r for r in measured if r["setting"] == row["rival"])
+                own = next(r for r in measured if r["setting"] == row["ours"])
+                lines.append(_loss(of, f"at most {row['bytes']} bytes", rival, own))
+        if not ours:
+            continue
+        most = max(ours, key=lambda row: row["recall@100"]["mean"])
+        beyond = [
+            row
+            for row in measured
+            if not row["family"].startswith("ours")
+            and row["recall@100"]["mean"] > most["recall@100"]["mean"]
+        ]
+        if beyond:
+            least = min(beyond, key=lambda row: row["bytes"])
+            lines.append(_loss(of, "more recall than ours at any size here", least, most))
+        smaller = [
+            row
+            for row in measured
+            if not row["family"].startswith("ours")
+            and row["recall@100"]["mean"] >= most["recall@100"]["mean"]
+            and row["total_bytes"] <= most["total_bytes"]
+        ]
+        if smaller:
+            row = min(smaller, key=lambda row: row["total_bytes"])
+            lines.append(_loss(of, "with all that is shared counted", row, most, "total_bytes"))
+    return "\n".join(lines)
+
+
+def _loss(
+    of: dict[str, Any], where: str, rival: dict[str, Any], own: dict[str, Any], size: str = "bytes"
+) -> str:
+    return (
+        f"| {of['title']} | {where} | {rival['setting']} | {rival['recall@100']['mean']:.3f} | "
+        f"{own['recall@100']['mean']:.3f} | {rival[size]:.0f} / {own[size]:.0f} |"
+    )
+
+
+def _table(of: dict[str, Any]) -> list[str]:
+    latency = {row["setting"]: row for row in (of["latency"] or {}).get("rows", [])}
+    labelled = any("label@10" in row for row in of["rows"])
+    head = "| stored | bytes an item | with what is shared | recall@1 | recall@10 | recall@100 | "
+    head += "nDCG@10 | " + ("same class@10 | " if labelled else "") + "learn, CPU s | encode |"
+    columns = 9 + labelled
+    if latency:
+        head += " ms alone | p99 | ms in a batch | all threads |"
+        columns += 4
+    lines = [head, "|---|" + "---:|" * (columns - 1)]
+    for row in of["rows"]:
+        if "stopped_s" in row:
+            continue
+        name = f"**{row['setting']}**" if row["family"].startswith("ours") else row["setting"]
+        cells = [name, f"{row['bytes']:.0f}", f"{row['total_bytes']:.0f}"]
+        cells += [f"{row[m]['mean']:.3f}" for m in MEASURES[:2]]
+        cells += [_span(row["recall@100"]), f"{row['ndcg@10']['mean']:.3f}"]
+        cells += [_span(row["label@10"])] if labelled else []
+        cells += [f"{row['learn_cpu_s']:.1f}", f"{row['encode_cpu_s']:.1f}"]
+        if latency:
+            times = latency.get(row["setting"], {})
+            cells += [
+                f"{times[key]:.3f}" if key in times else ""
+                for key in ("alone_ms", "alone_p99_ms", "batch_ms", "batch_all_threads_ms")
+            ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def tables(name: str = "study") -> str:
+    """Render every setting of every set."""
+    results = _load(name)
+    parts = []
+    for of in results["sets"].values():
+        head = f"**{of['title'].capitalize()}**, {of['items']:,} items of {of['columns']} numbers."
+        if of["exact"]:
+            head += f" Of exact search the same class@10 is {_span(of['exact']['label@10'])}."
+        if of["latency"]:
+            head += f" Times at load {of['latency']['load_average']:g}, one thread."
+        parts += [head, "\n".join(_table(of))]
+    return "\n\n".join([*parts, _provenance(results)])
+
+
+def quick() -> str:
+    """Render the quick study, which every test run compares itself with."""
+    return tables("study_quick")
+
+
+def picture_data() -> list[dict[str, Any]]:
+    """Lines of every panel: of each family what nothing smaller of its own is as good as."""
+    panels = []
+    for of in _load()["sets"].values():
+        families: dict[str, list[tuple[float, float, float, float]]] = {}
+        for row in of["rows"]:  # by bytes
+            if "recall@100" not in row or row["bytes"] > MOST_BYTES:
+                continue
+            line = families.setdefault(row["family"], [])
+            recall = row["recall@100"]
+            if not line or recall["mean"] > line[-1][1]:
+                line.append((row["bytes"], recall["mean"], recall["least"], recall["most"]))
+        if families:
+            title = f"{of['title']}: {of['items']:,} x {of['columns']}"
+            panels.append({"title": title, "families": families})
+    return panels
+
+
+def digest() -> str:
+    """SHA-256 of what the picture shows."""
+    return hashlib.sha256(json.dumps(picture_data(), sort_keys=True).encode()).hexdigest()
+
+
+def draw(path: Path) -> None:
+    """Draw recall against bytes, one panel a set, as SVG or PNG by the suffix."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    panels = picture_data()
+    seen = {family for panel in panels for family in panel["families"]}
+    names = sorted(seen, key=lambda family: (not family.startswith("ours"), family))
+    style = {"svg.hashsalt": "sparse_retrieval", "svg.fonttype": "path", "font.size": 8}
+    with matplotlib.rc_context(style):
+        columns = min(3, len(panels))
+        rows = -(-len(panels) // columns)
+        figure = Figure(figsize=(4.2 * columns, 3.2 * rows + 0.8), layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False).ravel()
+        handles: dict[str, Any] = {}
+        for axes, panel in zip(grid, panels, strict=False):
+            for family in names:
+                line = panel["families"].get(family)
+                if not line:
+                    continue
+                colour, marker = LOOKS[names.index(family) % len(LOOKS)]
+                sizes, means, least, most = zip(*line, strict=True)
+                below = [m - low for m, low in zip(means, least, strict=True)]
+                above = [high - m for m, high in zip(means, most, strict=True)]
+                handles[family] = axes.errorbar(
+                    sizes,
+                    means,
+                    yerr=[below, above],
+                    color=colour,
+                    marker=marker,
+                    markersize=3.5,
+                    linewidth=1.8 if family == "ours" else 0.9,
+                    elinewidth=0.7,
+                )
+            axes.set_xscale("log", base=2)
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            axes.set_title(panel["title"], loc="left", fontsize=8)
+            axes.set_ylim(0, 1.02)
+            axes.grid(visible=True, color="#dddddd", linewidth=0.5)
+        for axes in grid[len(panels) :]:
+            axes.set_visible(False)
+        figure.supxlabel("bytes an item (logarithmic)")
+        figure.supylabel("recall@100, 95% intervals")
+        figure.legend(handles.values(), handles, loc="outside upper center", ncols=7, frameon=False)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kind = path.suffix.removeprefix(".")
+        metadata = {"Description": digest(), **({"Date": None} if kind == "svg" else {})}
+        figure.savefig(path, format=kind, dpi=110, metadata=metadata)
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "study-sets": sets,
+    "study-margins": margins,
+    "study-lost": lost,
+    "study": tables,
+    "study-quick": quick,
+}
+
+#: pictures that are drawn here: of each name what it shows, as a digest, and who draws it
+DRAWN: dict[str, tuple[Callable[[], str], Callable[[Path], None]]] = {
+    "study.svg": (digest, draw),
+    "study.png": (digest, draw),
+}

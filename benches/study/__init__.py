@@ -1,0 +1,9 @@
+"""The study: recall a byte and a microsecond, ours and the rivals', on data sets of several kinds.
+
+    make study-quick     # minutes, from examples/data alone
+    make study           # hours; goes on where it was stopped
+
+``datasets`` gives vectors, ``ours`` and ``rivals`` make systems of them, ``measures`` judges what
+the systems find, ``run`` keeps it all in a folder and a result file. What the docs show of it is
+rendered by ``benches/_docs_study.py``.
+"""

@@ -1,0 +1,114 @@
+"""Judging what was found, query by query, and how sure the averages are. numpy alone.
+
+Intervals are percentiles of a bootstrap that draws queries with replacement and, where a method
+was learnt with several seeds, draws seeds too: both would be others another time. Systems are
+compared on the same queries, so that what is hard about a query cancels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ids = NDArray[np.int64]
+PerQuery = NDArray[np.float64]
+
+#: depths of recall
+DEPTHS = (1, 10, 100)
+RESAMPLES = 2_000
+CONFIDENCE = 0.95
+
+
+def recall(found: Ids, truth: Ids, depth: int) -> PerQuery:
+    """Share of each query's true ``depth`` best among the first ``depth`` found; -1 is no id."""
+    wanted, got = truth[:, :depth], found[:, :depth]
+    pairs = zip(got, wanted, strict=True)
+    return np.array([np.isin(best, some[some >= 0]).mean() for some, best in pairs])
+
+
+def ndcg(found: Ids, truth: Ids, depth: int = 10) -> PerQuery:
+    """Discounted gain of each query's first ``depth``, of the best: 1 for one of the true ones.
+
+    An item at rank r (from 1) that is among the true ``depth`` best gains 1 / log2(r + 1).
+
+    References
+    ----------
+    .. [1] K. Jarvelin and J. Kekalainen, "Cumulated gain-based evaluation of IR techniques",
+       ACM Transactions on Information Systems 20(4), 2002.
+    """
+    discounts = 1 / np.log2(np.arange(2, depth + 2))
+    pairs = zip(found[:, :depth], truth[:, :depth], strict=True)
+    hits = np.array([np.isin(some, best) for some, best in pairs])
+    gained: PerQuery = hits @ discounts[: hits.shape[1]] / discounts.sum()
+    return gained
+
+
+def same_label(found: Ids, item_labels: Ids, query_labels: Ids, depth: int = 10) -> PerQuery:
+    """Share of each query's first ``depth`` that are of its class; NaN for a query without one."""
+    first = found[:, :depth]
+    same = (item_labels[first] == query_labels[:, None]) & (first >= 0)
+    return np.where(query_labels >= 0, same.mean(axis=1), np.nan)
+
+
+def judged(
+    found: Ids, truth: Ids, item_labels: Ids | None = None, query_labels: Ids | None = None
+) -> dict[str, PerQuery]:
+    """All measures of one answer, by name."""
+    measures = {f"recall@{depth}": recall(found, truth, depth) for depth in DEPTHS}
+    measures["ndcg@10"] = ndcg(found, truth)
+    if item_labels is not None and query_labels is not None:
+        measures["label@10"] = same_label(found, item_labels, query_labels)
+    return measures
+
+
+def interval(values: PerQuery, *, seed: int = 0) -> tuple[float, float]:
+    """Bootstrap interval of the mean.
+
+    Parameters
+    ----------
+    values : ndarray of float64, shape (n_queries,) or (n_seeds, n_queries)
+        NaN is left out. Seeds are drawn with replacement as queries are, the same queries for all
+        seeds of a draw.
+    seed : int, default 0
+
+    Returns
+    -------
+    least, most : float
+        Ends of the central 95%.
+    """
+    table = np.atleast_2d(values)
+    rng = np.random.default_rng(seed)
+    n_seeds, n_queries = table.shape
+    known = ~np.isnan(table)
+    # how often each query is drawn, instead of which: a draw is then a row of a product
+    drawn = rng.multinomial(n_queries, np.full(n_queries, 1 / n_queries), size=RESAMPLES)
+    sums, counts = drawn @ np.where(known, table, 0).T, drawn @ known.T
+    seeds = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=RESAMPLES)
+    means = (seeds * sums).sum(axis=1) / np.maximum((seeds * counts).sum(axis=1), 1)
+    tail = 100 * (1 - CONFIDENCE) / 2
+    least, most = np.percentile(means, [tail, 100 - tail])
+    return float(least), float(most)
+
+
+def summary(values: PerQuery) -> dict[str, float]:
+    """Mean and interval of a measure, rounded for the result file."""
+    least, most = interval(values)
+    mean = float(np.nanmean(values))
+    return {"mean": round(mean, 5), "least": round(least, 5), "most": round(most, 5)}
+
+
+def agree(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two runs of a measure are within each other's intervals.
+
+    Both are estimates with the same queries, so what differs between two machines is learning:
+    the mean of each must lie within the interval of the other, widened by half a hundredth for
+    intervals that came out narrow by chance.
+    """
+    slack = 0.005
+
+    def within(mean: float, of: dict[str, Any]) -> bool:
+        return bool(of["least"] - slack <= mean <= of["most"] + slack)
+
+    return within(one["mean"], other) and within(other["mean"], one)

