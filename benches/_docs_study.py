@@ -138,16 +138,18 @@ def lost() -> str:
         if beyond:
             least = min(beyond, key=lambda row: row["bytes"])
             lines.append(_loss(of, "more recall than ours at any size here", least, most))
-        smaller = [
-            row
-            for row in measured
-            if not row["family"].startswith("ours")
-            and row["recall@100"]["mean"] >= most["recall@100"]["mean"]
-            and row["total_bytes"] <= most["total_bytes"]
-        ]
-        if smaller:
-            row = min(smaller, key=lambda row: row["total_bytes"])
-            lines.append(_loss(of, "with all that is shared counted", row, most, "total_bytes"))
+        for own in ours:
+            smaller = [
+                row
+                for row in measured
+                if not row["family"].startswith("ours")
+                and row["recall@100"]["mean"] > own["recall@100"]["mean"]
+                and row["total_bytes"] <= own["total_bytes"]
+            ]
+            if smaller:
+                row = max(smaller, key=lambda row: row["recall@100"]["mean"])
+                where = f"{own['bytes']:.0f} bytes, with all that is shared"
+                lines.append(_loss(of, where, row, own, "total_bytes"))
     return "\n".join(lines)
 
 

@@ -7,6 +7,7 @@ compared on the same queries, so that what is hard about a query cancels.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -23,9 +24,15 @@ CONFIDENCE = 0.95
 
 def recall(found: Ids, truth: Ids, depth: int) -> PerQuery:
     """Share of each query's true ``depth`` best among the first ``depth`` found; -1 is no id."""
-    wanted, got = truth[:, :depth], found[:, :depth]
-    pairs = zip(got, wanted, strict=True)
-    return np.array([np.isin(best, some[some >= 0]).mean() for some, best in pairs])
+    hits = _is_true(found[:, :depth], truth[:, :depth])
+    shares: PerQuery = hits.sum(axis=1) / depth
+    return shares
+
+
+def _is_true(found: Ids, truth: Ids) -> NDArray[np.bool_]:
+    """Which of the found are among the true ones of their query; none of them is found twice."""
+    same: NDArray[np.bool_] = (found[:, :, None] == truth[:, None, :]).any(axis=2)
+    return same & (found >= 0)
 
 
 def ndcg(found: Ids, truth: Ids, depth: int = 10) -> PerQuery:
@@ -39,8 +46,7 @@ def ndcg(found: Ids, truth: Ids, depth: int = 10) -> PerQuery:
        ACM Transactions on Information Systems 20(4), 2002.
     """
     discounts = 1 / np.log2(np.arange(2, depth + 2))
-    pairs = zip(found[:, :depth], truth[:, :depth], strict=True)
-    hits = np.array([np.isin(some, best) for some, best in pairs])
+    hits = _is_true(found[:, :depth], truth[:, :depth])
     gained: PerQuery = hits @ discounts[: hits.shape[1]] / discounts.sum()
     return gained
 
@@ -79,17 +85,21 @@ def interval(values: PerQuery, *, seed: int = 0) -> tuple[float, float]:
         Ends of the central 95%.
     """
     table = np.atleast_2d(values)
-    rng = np.random.default_rng(seed)
     n_seeds, n_queries = table.shape
     known = ~np.isnan(table)
-    # how often each query is drawn, instead of which: a draw is then a row of a product
-    drawn = rng.multinomial(n_queries, np.full(n_queries, 1 / n_queries), size=RESAMPLES)
-    sums, counts = drawn @ np.where(known, table, 0).T, drawn @ known.T
-    seeds = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=RESAMPLES)
+    drawn, seeds = _draws(n_queries, 2 * seed), _draws(n_seeds, 2 * seed + 1)
+    sums, counts = drawn @ np.where(known, table, 0).T, drawn @ known.astype(np.float64).T
     means = (seeds * sums).sum(axis=1) / np.maximum((seeds * counts).sum(axis=1), 1)
     tail = 100 * (1 - CONFIDENCE) / 2
     least, most = np.percentile(means, [tail, 100 - tail])
     return float(least), float(most)
+
+
+@functools.lru_cache(maxsize=16)
+def _draws(n: int, seed: int) -> NDArray[np.float64]:
+    """How often each of n is drawn, a row a draw: a resampled mean is then a row of a product."""
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(n, np.full(n, 1 / n), size=RESAMPLES).astype(np.float64)
 
 
 def summary(values: PerQuery) -> dict[str, float]:
