@@ -150,7 +150,7 @@ def lost() -> str:
                 row = max(smaller, key=lambda row: row["recall@100"]["mean"])
                 where = f"{own['bytes']:.0f} bytes, with all that is shared"
                 lines.append(_loss(of, where, row, own, "total_bytes"))
-    return "\n".join(lines)
+    return "\n".join(dict.fromkeys(lines))  # two budgets may have led to one setting
 
 
 def _loss(

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 from sparse_retrieval._files import replacing
-from study import datasets, latency, results, run
+from study import datasets, latency, results, rivals, run
 from study.minilm import AbsentError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -68,6 +68,8 @@ def study(given: argparse.Namespace, cache: Path) -> int:
         only=tuple(given.only),
     )
     plan.cache.mkdir(parents=True, exist_ok=True)
+    for library in rivals.absent():
+        print(f"study: {library} is not installed, its settings are left out", file=sys.stderr)
     begun = time.perf_counter()
     absent = []
     for name in () if given.judge else plan.names:

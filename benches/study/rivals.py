@@ -39,6 +39,12 @@ FAMILIES = {
 }
 
 
+def absent() -> list[str]:
+    """Libraries of rivals that are not installed, whose settings are therefore left out."""
+    names = ("faiss", "turbovec", "usearch", "scann")
+    return [name for name in names if importlib.util.find_spec(name) is None]
+
+
 def of_faiss(items: Rows, cache: Path, *, factory: str, effort: int = 0) -> System:
     """A faiss index, kept in the study's folder; ``effort`` is efSearch or nprobe."""
     import faiss
