@@ -59,8 +59,8 @@ history = train(model, np.array(x[rank::2]), steps=80, batch_size=100, sharded=T
 torch.save([list(model.state_dict().values()), history.to_json()], f"{folder}/shard-{rank}.pt")
 assert dist.get_backend() == "gloo"
 dist.barrier()
-# all is trained and saved. Left to itself the interpreter aborts now and then while it ends, with or
-# without the group being destroyed: a thread of torch's then wants a lock that is gone
+# all is trained and saved. Left to itself the interpreter aborts now and then while it ends, with
+# or without the group being destroyed: a thread of torch's then wants a lock that is gone
 os._exit(0)
 """
 
