@@ -181,22 +181,27 @@ fn score_ranked(
 pub fn project(atoms: &[f32], queries: &[f64], d: usize, out: &mut [&mut [f64]]) {
     match out {
         [] => {}
-        [_] => project_n::<1>(atoms, queries, d, out),
-        [_, _] => project_n::<2>(atoms, queries, d, out),
-        [_, _, _] => project_n::<3>(atoms, queries, d, out),
-        _ => project_n::<PROJECT_QUERIES>(atoms, queries, d, out),
+        [_] => project_n::<1, f32>(atoms, queries, d, out),
+        [_, _] => project_n::<2, f32>(atoms, queries, d, out),
+        [_, _, _] => project_n::<3, f32>(atoms, queries, d, out),
+        _ => project_n::<PROJECT_QUERIES, f32>(atoms, queries, d, out),
     }
 }
 
 #[inline(always)]
-fn project_n<const N: usize>(atoms: &[f32], queries: &[f64], d: usize, out: &mut [&mut [f64]]) {
+fn project_n<const N: usize, A: Copy + Into<f64>>(
+    atoms: &[A],
+    queries: &[f64],
+    d: usize,
+    out: &mut [&mut [f64]],
+) {
     let whole = d - d % LANES;
     let queries: [&[f64]; N] = std::array::from_fn(|q| &queries[q * d..(q + 1) * d]);
     for (a, atom) in atoms.chunks_exact(d).enumerate() {
         let mut lanes = [[0.0f64; LANES]; N];
         for start in (0..whole).step_by(LANES) {
-            let atom: &[f32; LANES] = atom[start..start + LANES].try_into().expect("eight");
-            let wide = atom.map(f64::from);
+            let atom: &[A; LANES] = atom[start..start + LANES].try_into().expect("eight");
+            let wide: [f64; LANES] = atom.map(Into::into);
             for (lanes, query) in lanes.iter_mut().zip(queries) {
                 let query: &[f64; LANES] = query[start..start + LANES].try_into().expect("eight");
                 for lane in 0..LANES {
@@ -206,7 +211,7 @@ fn project_n<const N: usize>(atoms: &[f32], queries: &[f64], d: usize, out: &mut
         }
         for (lanes, query) in lanes.iter_mut().zip(queries) {
             for i in whole..d {
-                lanes[i - whole] += f64::from(atom[i]) * query[i];
+                lanes[i - whole] += atom[i].into() * query[i];
             }
         }
         for (out, lanes) in out.iter_mut().zip(lanes) {
@@ -217,20 +222,14 @@ fn project_n<const N: usize>(atoms: &[f32], queries: &[f64], d: usize, out: &mut
 
 /// [`Kernels::project_halves`](super::Kernels::project_halves) in plain Rust.
 pub fn project_halves(atoms: &[f16], query: &[f64], out: &mut [f64]) {
-    for (atom, out) in atoms.chunks_exact(query.len()).zip(out) {
-        let mut lanes = [0.0; LANES];
-        for (i, (&a, &q)) in atom.iter().zip(query).enumerate() {
-            lanes[i % LANES] += f64::from(a) * q;
-        }
-        *out = sum_lanes(lanes);
-    }
+    project_n::<1, f16>(atoms, query, query.len(), &mut [out]);
 }
 
 /// [`Kernels::project_some`](super::Kernels::project_some) in plain Rust.
 pub fn project_some(atoms: &[f32], d: usize, latents: &[u32], query: &[f64], out: &mut [f64]) {
     for (&latent, out) in latents.iter().zip(out) {
         let first = latent as usize * d;
-        project_n::<1>(
+        project_n::<1, f32>(
             &atoms[first..first + d],
             query,
             d,

@@ -47,21 +47,17 @@ pub struct RoughQuery<'a> {
 
 impl<'a> RoughQuery<'a> {
     /// A query that weighs latent `i` with `weights[i]`, 0 where there is none, for rows of
-    /// `layout`, whose signed levels (in the layout's order) are read as `levels`. `None` where
-    /// rows are shorter than 16 bytes, or a rank has more than [`ROUGH_LEVELS`] signed levels.
+    /// `layout`, whose signed levels (in the layout's order) are read as `levels`.
     ///
     /// # Panics
-    /// Where there are more weights than latents in the layout's bits, or not one level a signed
+    /// Where [`RoughQuery::can_read`] denies it, there are more weights than latents in the layout's bits, or not one level a signed
     /// level of the layout (which has one of 0 at the end, for padding).
-    pub fn new(layout: &'a RankedLayout, weights: &[i16], levels: &[i16]) -> Option<Self> {
+    pub fn new(layout: &'a RankedLayout, weights: &[i16], levels: &[i16]) -> Self {
+        assert!(Self::can_read(layout));
         let latents = 1usize << layout.latent_bits();
         assert!(weights.len() <= latents);
         assert_eq!(levels.len(), layout.signed_levels().len());
         let [offsets, shifts, masks, bases] = layout.groups();
-        let widest = *masks.iter().max()? as usize;
-        if layout.row_bytes() < HALF_BYTES || widest >= ROUGH_LEVELS {
-            return None;
-        }
         let mut padded = weights.to_vec();
         padded.resize(latents, 0);
         let mut pairs = vec![[0; 2 * ROUGH_LEVELS]; offsets.len() / 2];
@@ -90,12 +86,19 @@ impl<'a> RoughQuery<'a> {
                 }
             })
             .collect();
-        Some(Self {
+        Self {
             layout,
             weights: padded,
             levels: pairs,
             reads,
-        })
+        }
+    }
+
+    /// True where rows have 16 bytes or more, and no rank more than [`ROUGH_LEVELS`] signed levels.
+    pub fn can_read(layout: &RankedLayout) -> bool {
+        let [_, _, masks, _] = layout.groups();
+        let is_narrow = masks.iter().all(|&mask| (mask as usize) < ROUGH_LEVELS);
+        layout.row_bytes() >= HALF_BYTES && is_narrow
     }
 
     /// Bytes of a row.

@@ -269,7 +269,8 @@ fn shifts_of(layout: &RankedLayout) -> Vec<u32> {
         .collect()
 }
 
-fn largest_of(numbers: &[f32]) -> f32 {
+/// The largest magnitude.
+pub(super) fn largest_of(numbers: &[f32]) -> f32 {
     numbers.iter().fold(0.0, |largest, x| largest.max(x.abs()))
 }
 

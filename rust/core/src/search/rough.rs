@@ -27,6 +27,7 @@ use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
 use super::candidates::SharedThreshold;
+use super::integer::largest_of;
 use super::scan::{row_ranges, scan, Scales, ScanRows};
 use super::{Hit, Selection, TopK, WeightSource};
 use crate::codes::{RankedLayout, RowCoding};
@@ -50,11 +51,15 @@ const SOUND_UNITS: Range<f64> = 1e-200..1e200;
 /// True where this is faster than scoring every row, as was measured: rank-coded rows, with AVX-512
 /// or, where fields are words, with no instructions for gathers at all.
 pub fn pays(data: &ScanRows<'_>, kernels: Kernels) -> bool {
-    RoughRows::new(data).is_some_and(|rows| match kernels.isa() {
+    let RowCoding::Ranked(layout) = data.rows.coding() else {
+        return false;
+    };
+    let is_faster = match kernels.isa() {
         Isa::Avx512 => true,
         Isa::Avx2 => false,
-        Isa::Scalar => rows.layout.is_words(),
-    })
+        Isa::Scalar => layout.is_words(),
+    };
+    is_faster && RoughQuery::can_read(layout)
 }
 
 /// Levels as integers.
@@ -71,21 +76,18 @@ struct RoughRows<'a> {
 }
 
 impl<'a> RoughRows<'a> {
-    /// `None` where rows are not rank-coded, or levels are all 0.
+    /// `None` where the kernel cannot read the rows, or levels are all 0.
     fn new(data: &ScanRows<'a>) -> Option<Self> {
         let RowCoding::Ranked(layout) = data.rows.coding() else {
             return None;
         };
-        let levels = layout.levels().iter().map(|&level| f64::from(level));
-        let largest = levels.fold(0.0f64, |largest, level| largest.max(level.abs()));
-        let of_ranks: Vec<f64> = (0..layout.width())
-            .map(|rank| {
-                layout.levels()[layout.levels_of(rank)]
-                    .iter()
-                    .fold(0.0, |largest, &level| f64::from(level.abs()).max(largest))
-            })
-            .collect();
-        let sum: f64 = of_ranks.iter().sum();
+        if !RoughQuery::can_read(layout) {
+            return None;
+        }
+        let largest = f64::from(largest_of(layout.levels()));
+        let sum: f64 = (0..layout.width())
+            .map(|rank| f64::from(largest_of(&layout.levels()[layout.levels_of(rank)])))
+            .sum();
         let unit = (sum / LARGEST_LEVELS).max(largest / MOST);
         if !SOUND_UNITS.contains(&unit) {
             return None;
@@ -106,15 +108,13 @@ impl<'a> RoughRows<'a> {
             })
             .collect();
         roundings.sort_unstable_by(|a, b| b.total_cmp(a));
-        let rough = Self {
+        Some(Self {
             layout,
             levels,
             unit,
             roundings,
             most: sum / unit,
-        };
-        // asks what the kernel asks of a layout
-        RoughQuery::new(layout, &[], &rough.levels).map(|_| rough)
+        })
     }
 
     /// A query with these weights, its `E` and its `g h`; `None` where all weights are 0 or units
@@ -150,7 +150,7 @@ impl<'a> RoughRows<'a> {
         // quotients are off by 2^-52 of at most MOST: far below what the slack leaves
         let slack = 2.0 + LARGEST_SUM * f64::powi(2.0, -20);
         let error = (of_levels + 0.5 * self.most + slack).ceil();
-        let query = RoughQuery::new(self.layout, &rounded, &self.levels)?;
+        let query = RoughQuery::new(self.layout, &rounded, &self.levels);
         Some((query, error as f32, unit * self.unit))
     }
 }

@@ -343,57 +343,65 @@ unsafe fn load8(numbers: &[i32], first: usize) -> __m256i {
 /// [`Kernels::project`](crate::kernels::Kernels::project).
 ///
 /// # Safety
-/// The CPU has AVX-512 F, VL, BW and DQ.
-#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq")]
+/// The CPU has AVX-512 F, VL, BW and DQ, and F16C.
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,f16c")]
 pub unsafe fn project(atoms: &[f32], queries: &[f64], d: usize, out: &mut [&mut [f64]]) {
     let [out] = out else {
         return generic::project(atoms, queries, d, out);
     };
-    // one query has one sum an atom, each of which would wait for itself: four atoms do not
-    for (atoms, out) in atoms.chunks(4 * d).zip(out.chunks_mut(4)) {
-        let last = out.len() - 1;
-        let four = std::array::from_fn(|i| &atoms[i.min(last) * d..(i.min(last) + 1) * d]);
-        // SAFETY: four slices of `d` numbers, as the query has.
-        let sums = unsafe { project_four(four, queries) };
-        out.copy_from_slice(&sums[..=last]);
-    }
+    // SAFETY: the caller's promise.
+    unsafe { project_one(atoms, queries, out) };
 }
 
-/// [`Kernels::project_halves`](crate::kernels::Kernels::project_halves). Four atoms at a time, as
-/// above.
+/// [`Kernels::project_halves`](crate::kernels::Kernels::project_halves).
 ///
 /// # Safety
 /// The CPU has AVX-512 F, VL, BW and DQ, and F16C.
 #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,f16c")]
 pub unsafe fn project_halves(atoms: &[f16], query: &[f64], out: &mut [f64]) {
+    // SAFETY: the caller's promise.
+    unsafe { project_one(atoms, query, out) };
+}
+
+/// Numbers of atoms, eight of which are read as doubles.
+trait Eights: Copy + Into<f64> {
+    /// # Safety
+    /// The CPU has AVX-512 and F16C, and `numbers` points to eight of them.
+    unsafe fn load(numbers: *const Self) -> __m512d;
+}
+
+impl Eights for f32 {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,f16c")]
+    unsafe fn load(numbers: *const Self) -> __m512d {
+        // SAFETY: the caller's pointer has 32 bytes; loadu needs no alignment.
+        _mm512_cvtps_pd(unsafe { _mm256_loadu_ps(numbers) })
+    }
+}
+
+impl Eights for f16 {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,f16c")]
+    unsafe fn load(numbers: *const Self) -> __m512d {
+        // SAFETY: the caller's pointer has 16 bytes; loadu needs no alignment.
+        _mm512_cvtps_pd(_mm256_cvtph_ps(unsafe { _mm_loadu_si128(numbers.cast()) }))
+    }
+}
+
+/// One query has one sum an atom, each of which would wait for itself: four atoms do not.
+///
+/// # Safety
+/// The CPU has AVX-512 F, VL, BW and DQ, and F16C.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,f16c")]
+unsafe fn project_one<A: Eights>(atoms: &[A], query: &[f64], out: &mut [f64]) {
     let d = query.len();
-    let whole = d - d % LANES;
     for (atoms, out) in atoms.chunks(4 * d).zip(out.chunks_mut(4)) {
         let last = out.len() - 1;
-        let four: [&[f16]; 4] =
-            std::array::from_fn(|i| &atoms[i.min(last) * d..(i.min(last) + 1) * d]);
-        let mut lanes = [_mm512_setzero_pd(); 4];
-        for start in (0..whole).step_by(LANES) {
-            // SAFETY: eight numbers from `start` on are there in every slice; loadu needs no
-            // alignment.
-            unsafe {
-                let query = _mm512_loadu_pd(query.as_ptr().add(start));
-                for (lanes, atom) in lanes.iter_mut().zip(four) {
-                    let halves = _mm_loadu_si128(atom.as_ptr().add(start).cast());
-                    let atom = _mm512_cvtps_pd(_mm256_cvtph_ps(halves));
-                    *lanes = _mm512_add_pd(*lanes, _mm512_mul_pd(atom, query));
-                }
-            }
-        }
-        for ((out, lanes), atom) in out.iter_mut().zip(lanes).zip(four) {
-            let mut sums = [0.0f64; LANES];
-            // SAFETY: `sums` has room for eight numbers; storeu needs no alignment.
-            unsafe { _mm512_storeu_pd(sums.as_mut_ptr(), lanes) };
-            for i in whole..d {
-                sums[i - whole] += f64::from(atom[i]) * query[i];
-            }
-            *out = generic::sum_lanes(sums);
-        }
+        let four = std::array::from_fn(|i| &atoms[i.min(last) * d..(i.min(last) + 1) * d]);
+        // SAFETY: four slices of `d` numbers, as the query has.
+        let sums = unsafe { project_four(four, query) };
+        out.copy_from_slice(&sums[..=last]);
     }
 }
 
@@ -401,9 +409,9 @@ pub unsafe fn project_halves(atoms: &[f16], query: &[f64], out: &mut [f64]) {
 /// sums do not wait for each other.
 ///
 /// # Safety
-/// The CPU has AVX-512 F, VL, BW and DQ, `query` has `d` numbers, `out` one a latent, and every latent has
+/// The CPU has AVX-512 F, VL, BW and DQ, and F16C; `query` has `d` numbers, `out` one a latent, and every latent has
 /// an atom.
-#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq")]
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,f16c")]
 pub unsafe fn project_some(
     atoms: &[f32],
     d: usize,
@@ -424,10 +432,10 @@ pub unsafe fn project_some(
 }
 
 /// # Safety
-/// The CPU has AVX-512 F, VL, BW and DQ, and all slices have one length.
+/// The CPU has AVX-512 F, VL, BW and DQ, and F16C, and all slices have one length.
 #[inline]
-#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq")]
-unsafe fn project_four(atoms: [&[f32]; 4], query: &[f64]) -> [f64; 4] {
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,f16c")]
+unsafe fn project_four<A: Eights>(atoms: [&[A]; 4], query: &[f64]) -> [f64; 4] {
     let whole = query.len() - query.len() % LANES;
     let mut lanes = [_mm512_setzero_pd(); 4];
     for start in (0..whole).step_by(LANES) {
@@ -436,7 +444,7 @@ unsafe fn project_four(atoms: [&[f32]; 4], query: &[f64]) -> [f64; 4] {
         unsafe {
             let query = _mm512_loadu_pd(query.as_ptr().add(start));
             for (lanes, atom) in lanes.iter_mut().zip(atoms) {
-                let atom = _mm512_cvtps_pd(_mm256_loadu_ps(atom.as_ptr().add(start)));
+                let atom = A::load(atom.as_ptr().add(start));
                 *lanes = _mm512_add_pd(*lanes, _mm512_mul_pd(atom, query));
             }
         }
@@ -446,7 +454,7 @@ unsafe fn project_four(atoms: [&[f32]; 4], query: &[f64]) -> [f64; 4] {
         // SAFETY: `last` has room for eight numbers; storeu needs no alignment.
         unsafe { _mm512_storeu_pd(last.as_mut_ptr(), lanes[a]) };
         for i in whole..query.len() {
-            last[i - whole] += f64::from(atoms[a][i]) * query[i];
+            last[i - whole] += atoms[a][i].into() * query[i];
         }
         generic::sum_lanes(last)
     })
