@@ -369,6 +369,37 @@ class Store:
         return store
 
 
+class Compressing:
+    """What a framework's vector store shows of its :class:`Store`, and lets be done with it."""
+
+    _store: Store
+
+    @property
+    def is_compressed(self) -> bool:
+        """Whether vectors are held as codes by now."""
+        return self._store.is_compressed
+
+    @property
+    def count(self) -> int:
+        """The number of records; no ``len``, for which an empty store would count as false."""
+        return len(self._store)
+
+    def compress(self, dictionary: Dictionary | None = None) -> None:
+        """Compress the vectors now.
+
+        Parameters
+        ----------
+        dictionary : Dictionary, optional
+            Default: the store's own, or one that is learnt from its vectors.
+
+        Raises
+        ------
+        ValueError
+            If they are compressed already, or too few to learn from (100).
+        """
+        self._store.compress(dictionary)
+
+
 def _carrier(dictionary: Dictionary) -> SparseIndex:
     """An index of no items, as a file for a dictionary where safetensors is not installed."""
     nothing = SparseCodes.from_csr([0], [], [], dictionary.n_atoms)

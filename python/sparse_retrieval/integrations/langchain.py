@@ -17,7 +17,7 @@ from sparse_retrieval._arrays import as_count
 from sparse_retrieval._extras import require
 from sparse_retrieval.dictionary import Dictionary
 from sparse_retrieval.index import SparseIndex
-from sparse_retrieval.integrations._store import COMPRESS_AT, Store
+from sparse_retrieval.integrations._store import COMPRESS_AT, Compressing, Store
 
 require("langchain_core", "sparse_retrieval.integrations.langchain")
 
@@ -35,7 +35,7 @@ Filter = Callable[[Document], bool] | dict[str, Any]
 _KIND = "langchain documents"
 
 
-class SparseVectorStore(VectorStore):
+class SparseVectorStore(Compressing, VectorStore):
     """Documents found by embeddings of some 70 bytes instead of 1,500.
 
     Parameters
@@ -89,31 +89,6 @@ class SparseVectorStore(VectorStore):
     def index(self) -> SparseIndex | None:
         """What is searched, None before the first document; not to be changed."""
         return self._store.index
-
-    @property
-    def is_compressed(self) -> bool:
-        """Whether vectors are held as codes by now."""
-        return self._store.is_compressed
-
-    @property
-    def count(self) -> int:
-        """The number of documents; no ``len``, for which an empty store would count as false."""
-        return len(self._store)
-
-    def compress(self, dictionary: Dictionary | None = None) -> None:
-        """Compress the vectors now.
-
-        Parameters
-        ----------
-        dictionary : Dictionary, optional
-            Default: the store's own, or one that is learnt from its vectors.
-
-        Raises
-        ------
-        ValueError
-            If they are compressed already, or too few to learn from (100).
-        """
-        self._store.compress(dictionary)
 
     def add_documents(
         self,

@@ -16,7 +16,7 @@ from typing import Any
 from sparse_retrieval._extras import require
 from sparse_retrieval.dictionary import Dictionary
 from sparse_retrieval.index import SparseIndex
-from sparse_retrieval.integrations._store import COMPRESS_AT, Store
+from sparse_retrieval.integrations._store import COMPRESS_AT, Compressing, Store
 
 require("llama_index.core", "sparse_retrieval.integrations.llama_index")
 
@@ -48,7 +48,7 @@ _DEFAULT_NAME = "default__vector_store.json"
 _MMR_PREFETCH = 4
 
 
-class SparseVectorStore(BasePydanticVectorStore):
+class SparseVectorStore(Compressing, BasePydanticVectorStore):
     """Nodes found by embeddings of some 70 bytes instead of 1,500.
 
     Parameters
@@ -103,31 +103,6 @@ class SparseVectorStore(BasePydanticVectorStore):
     def client(self) -> SparseIndex | None:
         """What is searched, None before the first node; not to be changed."""
         return self._store.index
-
-    @property
-    def is_compressed(self) -> bool:
-        """Whether vectors are held as codes by now."""
-        return self._store.is_compressed
-
-    @property
-    def count(self) -> int:
-        """The number of nodes; no ``len``, for which an empty store would count as false."""
-        return len(self._store)
-
-    def compress(self, dictionary: Dictionary | None = None) -> None:
-        """Compress the vectors now.
-
-        Parameters
-        ----------
-        dictionary : Dictionary, optional
-            Default: the store's own, or one that is learnt from its vectors.
-
-        Raises
-        ------
-        ValueError
-            If they are compressed already, or too few to learn from (100).
-        """
-        self._store.compress(dictionary)
 
     def add(self, nodes: Sequence[BaseNode], **kwargs: Any) -> list[str]:
         """Add nodes with their embeddings, or replace those with these ids.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from sparse_retrieval._arrays import as_count
 from sparse_retrieval._extras import require
@@ -27,6 +27,9 @@ from torch import Tensor  # noqa: E402
 from sparse_retrieval.training.model import CompresSAE  # noqa: E402
 from sparse_retrieval.training.vectors import unit_rows  # noqa: E402
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 __all__ = ["CompresSAEModule", "PursuitModule", "codes_of", "sparse_encoder"]
 
 #: How a query is turned into a vector over latents.
@@ -42,6 +45,7 @@ class _Coder(Module):
 
     k: int
     queries: QueryMode
+    _numbers: str  # what is saved, as messages say it
 
     def _set(self, k: int, queries: QueryMode, most: int) -> None:
         if queries not in ("sparse", "dense"):
@@ -88,12 +92,55 @@ class _Coder(Module):
         """Codes as ``sentence_embedding``, and whatever losses need beside them."""
         raise NotImplementedError
 
+    def _held(self) -> CompresSAE | Dictionary:
+        """What :meth:`save` writes."""
+        raise NotImplementedError
+
+    @classmethod
+    def _of(cls, folder: Path, settings: dict[str, Any]) -> Self:
+        """The module of what :meth:`_held` wrote there."""
+        raise NotImplementedError
+
     def get_embedding_dimension(self) -> int:
         """Number of latents, s: the width of what `SparseEncoder` returns."""
         return self.dim
 
-    def _save_settings(self, output_path: str) -> None:
+    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **_: Any) -> None:
+        """Write the module's folder, which ``from_pretrained`` of what it holds reads too.
+
+        Raises
+        ------
+        ValueError
+            If weights or atoms shall be pickled instead of written as safetensors.
+        """
+        if not safe_serialization:
+            raise ValueError(
+                f"safe_serialization is False; {self._numbers} are saved as safetensors only"
+            )
+        self._held().save_pretrained(output_path)
         self.save_config(output_path, _SETTINGS)
+
+    @classmethod
+    def load(
+        cls,
+        model_name_or_path: str,
+        subfolder: str = "",
+        token: bool | str | None = None,
+        cache_folder: str | None = None,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        init_defaults: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> Self:
+        """Read what :meth:`save` wrote, from a folder or the hub; `SparseEncoder` calls it."""
+        hub_options = {
+            "subfolder": subfolder,
+            "token": token,
+            "cache_folder": cache_folder,
+            "revision": revision,
+            "local_files_only": local_files_only,
+        }
+        return cls._of(*cls._found(model_name_or_path, hub_options))
 
     @classmethod
     def _found(
@@ -144,6 +191,7 @@ class CompresSAEModule(_Coder):
     """
 
     config_keys = ["k", "queries"]  # noqa: RUF012  # a class variable of the library
+    _numbers = "weights"
 
     def __init__(
         self, model: CompresSAE, k: int | None = None, queries: QueryMode = "sparse"
@@ -180,40 +228,11 @@ class CompresSAEModule(_Coder):
             coded["decoded_embedding_aux"] = None  # no latents are revived by a loss here
         return coded
 
-    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **_: Any) -> None:
-        """Write the module's folder, which ``CompresSAE.from_pretrained`` reads too.
-
-        Raises
-        ------
-        ValueError
-            If weights shall be pickled instead of written as safetensors.
-        """
-        if not safe_serialization:
-            raise ValueError("safe_serialization is False; weights are saved as safetensors only")
-        self.model.save_pretrained(output_path)
-        self._save_settings(output_path)
+    def _held(self) -> CompresSAE:
+        return self.model
 
     @classmethod
-    def load(
-        cls,
-        model_name_or_path: str,
-        subfolder: str = "",
-        token: bool | str | None = None,
-        cache_folder: str | None = None,
-        revision: str | None = None,
-        local_files_only: bool = False,
-        init_defaults: dict[str, Any] | None = None,
-        **_: Any,
-    ) -> CompresSAEModule:
-        """Read what :meth:`save` wrote, from a folder or the hub; `SparseEncoder` calls it."""
-        hub_options = {
-            "subfolder": subfolder,
-            "token": token,
-            "cache_folder": cache_folder,
-            "revision": revision,
-            "local_files_only": local_files_only,
-        }
-        folder, settings = cls._found(model_name_or_path, hub_options)
+    def _of(cls, folder: Path, settings: dict[str, Any]) -> Self:
         return cls(CompresSAE.from_pretrained(folder), **settings)
 
 
@@ -242,6 +261,7 @@ class PursuitModule(_Coder):
     """
 
     config_keys = ["k", "queries"]  # noqa: RUF012  # a class variable of the library
+    _numbers = "atoms"
 
     def __init__(self, dictionary: Dictionary, k: int = 32, queries: QueryMode = "sparse") -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -267,40 +287,11 @@ class PursuitModule(_Coder):
         codes = self.dictionary.encode(x.detach(), k).to_dense()
         return {"sentence_embedding": torch.from_numpy(codes).to(x.device, x.dtype)}
 
-    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **_: Any) -> None:
-        """Write the module's folder, which ``Dictionary.from_pretrained`` reads too.
-
-        Raises
-        ------
-        ValueError
-            If atoms shall be pickled instead of written as safetensors.
-        """
-        if not safe_serialization:
-            raise ValueError("safe_serialization is False; atoms are saved as safetensors only")
-        self.dictionary.save_pretrained(output_path)
-        self._save_settings(output_path)
+    def _held(self) -> Dictionary:
+        return self.dictionary
 
     @classmethod
-    def load(
-        cls,
-        model_name_or_path: str,
-        subfolder: str = "",
-        token: bool | str | None = None,
-        cache_folder: str | None = None,
-        revision: str | None = None,
-        local_files_only: bool = False,
-        init_defaults: dict[str, Any] | None = None,
-        **_: Any,
-    ) -> PursuitModule:
-        """Read what :meth:`save` wrote, from a folder or the hub; `SparseEncoder` calls it."""
-        hub_options = {
-            "subfolder": subfolder,
-            "token": token,
-            "cache_folder": cache_folder,
-            "revision": revision,
-            "local_files_only": local_files_only,
-        }
-        folder, settings = cls._found(model_name_or_path, hub_options)
+    def _of(cls, folder: Path, settings: dict[str, Any]) -> Self:
         return cls(Dictionary.from_pretrained(folder), **settings)
 
 
