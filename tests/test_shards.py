@@ -12,9 +12,7 @@ from hypothesis import strategies as st
 import sparse_retrieval as sr
 from sparse_retrieval.distributed import merging, split
 from sparse_retrieval.distributed.encoding import Block, _blocks
-from sparse_retrieval.distributed.shards import NotOpenError, Replica, Shard
-
-NOTHING = {"mode": "dense", "k_row": None, "chosen": None, "excluded": None, "threads": 1}
+from sparse_retrieval.distributed.shards import NotOpenError, Replica, Shard, Wish
 
 
 @given(
@@ -66,11 +64,29 @@ def test_shards_of_an_index_answer_together_as_the_index(tmp_path, n_shards, mod
     assert sum(len(sr.SparseIndex.open(path)) for path in paths) == len(index)
     queries = np.random.default_rng(1).standard_normal((20, 16))
     asked = index.dictionary.encode(queries, k=6) if mode != "dense" else queries
-    options = {**NOTHING, "mode": mode}
-    scores, ids = merging.merge([Shard(path).search(asked, 25, **options) for path in paths], 25)
+    wish = Wish(mode, threads=1)
+    scores, ids = merging.merge([Shard(path).search(asked, 25, wish) for path in paths], 25)
     found = index.search(asked, 25, mode=mode)
     assert ids.tobytes() == found.ids.tobytes()
     assert (scores.astype(np.float32) + np.float32(0)).tobytes() == found.scores.tobytes()
+
+
+@pytest.mark.parametrize("ids", [None, [f"sku {i}" for i in range(500)]], ids=["numbers", "text"])
+def test_candidates_of_shards_are_the_positions_and_ids_of_the_index(tmp_path, ids):
+    index = build(tmp_path / "items.sridx", ids=ids)
+    paths = split(tmp_path / "items.sridx", tmp_path / "shards", 3)
+    sizes = [len(sr.SparseIndex.open(path)) for path in paths]
+    offsets = np.cumsum([0, *sizes])[:-1].tolist()
+    items = merging.Candidates(index.metric, index.embedding_dim, offsets, len(index))
+    queries = np.random.default_rng(1).standard_normal((20, 16))
+    for k in (1, 40, 900):
+        parts = [Shard(path).candidates(queries, k, Wish("dense", threads=1)) for path in paths]
+        positions = items.merged(parts, k)
+        expected = index.search(queries, k).ids
+        expected = expected[:, : min(k, 500)]
+        assert positions.shape == expected.shape
+        assert list(items.ids_at(positions.ravel().astype(np.uint64))) == expected.ravel().tolist()
+        assert index.ids[positions].tolist() == expected.tolist()
 
 
 def test_shards_of_strings_and_a_merge_give_the_index_back(tmp_path):

@@ -22,6 +22,7 @@ __all__ = [
     "canonical_codes",
     "extrapolated_atoms",
     "merge",
+    "rescore",
 ]
 
 __version__: str
@@ -233,22 +234,6 @@ class Index:
     @property
     def n_clusters(self) -> int:
         """Number of clusters; 0 where there are none."""
-    def rescore(
-        self,
-        candidates: npt.NDArray[np.int64],
-        queries: npt.NDArray[np.float64],
-        k: int,
-        *,
-        positions: npt.NDArray[np.uint64],
-        rows: npt.NDArray[np.uint64],
-        vectors: npt.NDArray[np.uint16] | npt.NDArray[np.float32] | npt.NDArray[np.float64],
-        threads: int | None,
-    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64] | list[str | None]]:
-        """Scores and ids of the best of the candidates (nq, m), by their vectors.
-
-        Those are of the items at the ascending ``positions`` (p,), shape (p, d); uint16 stands
-        for the bits of float16. ``rows`` (p,) are what errors call them.
-        """
     def frozen(self) -> Index:
         """The index as it is now: positions mean the same in all calls of what is returned."""
     def ranks(self, positions: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
@@ -357,6 +342,24 @@ class IndexWriter:
 
 def merge(paths: list[str], out: str, *, progress: Callable[[int], object] | None) -> int:
     """Join files into one; the number of items."""
+
+def rescore(
+    candidates: npt.NDArray[np.int64],
+    queries: npt.NDArray[np.float64],
+    k: int,
+    *,
+    metric: str,
+    positions: npt.NDArray[np.uint64],
+    rows: npt.NDArray[np.uint64],
+    vectors: npt.NDArray[np.uint16] | npt.NDArray[np.float32] | npt.NDArray[np.float64],
+    threads: int | None,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    """Scores and positions of the best of the candidates (nq, m), by their vectors.
+
+    Those are of the items at the ascending ``positions`` (p,), shape (p, d); uint16 stands for the
+    bits of float16. ``rows`` (p,) are what errors call them. -1 stands for no candidate, and for
+    no result.
+    """
 
 def extrapolated_atoms(
     atoms: npt.NDArray[np.float32], previous: npt.NDArray[np.float32], *, momentum: float

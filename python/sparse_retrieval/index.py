@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sparse_retrieval import _native as native
+from sparse_retrieval import rescoring
 from sparse_retrieval._arrays import as_count, as_rows, of_column
 from sparse_retrieval._changes import Changes
 from sparse_retrieval._ids import as_array, as_ids
@@ -23,7 +24,7 @@ from sparse_retrieval._rows import open_rows
 from sparse_retrieval.approximate import Approximate, tune
 from sparse_retrieval.codes import SparseCodes, as_codes, holds_codes
 from sparse_retrieval.dictionary import Dictionary
-from sparse_retrieval.selection import Bitmap, Lists, as_exclusions, as_filter, of_queries
+from sparse_retrieval.selection import Bitmap, as_exclusions, as_filter, of_queries
 
 if TYPE_CHECKING:
     from sparse_retrieval.interpret import MatchExplanation
@@ -563,13 +564,26 @@ class SparseIndex(Changes):
         asked = self._asked(queries, mode, threads)
         options["mode"] = self._mode_for(asked, mode)
         excluded = as_exclusions(exclude, len(asked))
-        if rescore is None and rescore_ids is not None:
-            raise ValueError("rescore_ids is given without rescore, whose rows it names")
-        if rescore is None:
+        if not rescoring.is_asked(rescore, rescore_ids):
             scores, ids = self._found(asked, k, positions=False, exclude=excluded, **options)
         else:
-            scores, ids = self._rescored(
-                queries, asked, k, (rescore, rescore_ids), oversample, excluded=excluded, **options
+            # positions must mean the same when candidates are found and when they are scored
+            frozen = type(self)._of(self._native.frozen(), None)
+
+            def candidates(batch: slice, wanted: int) -> npt.NDArray[np.int64]:
+                some = {"exclude": of_queries(excluded, batch), "positions": True, **options}
+                positions: npt.NDArray[np.int64] = frozen._found(asked[batch], wanted, **some)[1]
+                return positions
+
+            scores, ids = rescoring.rescored(
+                frozen._native,
+                queries,
+                k,
+                rescore,
+                rescore_ids,
+                oversample=oversample,
+                threads=threads,
+                candidates=candidates,
             )
         return _padded(scores, ids, k, _has_one_axis(queries))
 
@@ -696,45 +710,6 @@ class SparseIndex(Changes):
             return self._native.search_dense(asked, k, **options)
         return self._native.search_codes(
             asked.indptr, asked.latents, asked.values, asked.dim, k, **options
-        )
-
-    def _rescored(
-        self,
-        queries: Any,
-        asked: SparseCodes | npt.NDArray[np.float64],
-        k: int,
-        vectors: tuple[Any, Any],
-        oversample: float,
-        *,
-        excluded: Lists | None,
-        **options: Any,
-    ) -> tuple[npt.NDArray[np.float64], Any]:
-        from sparse_retrieval import rescoring
-
-        oversample = rescoring.as_oversample(oversample)
-        if holds_codes(queries) or self.embedding_dim is None:
-            raise ValueError(
-                "rescore compares queries with the original vectors, so it needs embeddings as "
-                "queries, not codes"
-            )
-        rows = as_rows(queries, "queries", np.float64)
-        # positions must mean the same when candidates are found and when they are scored
-        frozen = type(self)._of(self._native.frozen(), None)
-        originals = rescoring.Originals.of(vectors[0], len(frozen), rows.shape[1], vectors[1])
-
-        def candidates(batch: slice, wanted: int) -> npt.NDArray[np.int64]:
-            some = {"exclude": of_queries(excluded, batch), "positions": True}
-            found: npt.NDArray[np.int64] = frozen._found(asked[batch], wanted, **some, **options)[1]
-            return found
-
-        return rescoring.rescored(
-            frozen._native,
-            originals,
-            rows,
-            k,
-            oversample=oversample,
-            threads=options["threads"],
-            candidates=candidates,
         )
 
     def with_clusters(

@@ -18,15 +18,16 @@ import math
 import mmap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from sparse_retrieval import _native as native
-from sparse_retrieval._arrays import as_numbers
-from sparse_retrieval._ids import as_array, as_ids
+from sparse_retrieval._arrays import as_numbers, as_rows
+from sparse_retrieval._ids import as_ids
 from sparse_retrieval._rows import ParquetRows, open_rows
+from sparse_retrieval.codes import holds_codes
 
 #: Vectors held at once, in bytes, if no two candidates of a batch of queries are the same.
 _BATCH_BYTES = 256 << 20
@@ -43,6 +44,26 @@ _DTYPES: dict[np.dtype[Any], np.dtype[Any]] = {
     np.dtype(np.float32): np.dtype(np.float32),
     np.dtype(np.float64): np.dtype(np.float64),
 }
+
+
+class Items(Protocol):
+    """What is asked of the index, or of shards, that the candidates were found in."""
+
+    @property
+    def metric(self) -> str:
+        """Name of the metric."""
+
+    @property
+    def embedding_dim(self) -> int | None:
+        """Width of the dictionary, or None."""
+
+    def __len__(self) -> int: ...
+
+    def ranks(self, positions: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+        """Where items at ascending positions stand among all."""
+
+    def ids_at(self, positions: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64] | list[str]:
+        """The ids of items at these positions."""
 
 
 @dataclass(frozen=True)
@@ -95,9 +116,7 @@ class Originals:
             )
         return cls(rows, names)
 
-    def rows_of(
-        self, index: native.Index, positions: npt.NDArray[np.uint64]
-    ) -> npt.NDArray[np.int64]:
+    def rows_of(self, items: Items, positions: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
         """Which row is of the item at each of some ascending positions.
 
         Raises
@@ -106,8 +125,8 @@ class Originals:
             If an item has no row, or more than one.
         """
         if self.ids is None:
-            return index.ranks(positions).astype(np.int64)
-        wanted = index.ids_at(positions)
+            return items.ranks(positions).astype(np.int64)
+        wanted = items.ids_at(positions)
         row_of: dict[Any, int] = {}
         for row, name in self._among(wanted):
             if row_of.setdefault(name, row) != row:
@@ -176,13 +195,27 @@ def as_oversample(oversample: Any) -> float:
     return number
 
 
+def is_asked(vectors: Any, ids: Any) -> bool:
+    """Whether ``rescore`` is given.
+
+    Raises
+    ------
+    ValueError
+        If ``rescore_ids`` is, without it.
+    """
+    if vectors is None and ids is not None:
+        raise ValueError("rescore_ids is given without rescore, whose rows it names")
+    return vectors is not None
+
+
 def rescored(
-    index: native.Index,
-    originals: Originals,
-    queries: npt.NDArray[np.float64],
+    items: Items,
+    queries: Any,
     k: int,
+    vectors: Any,
+    vector_ids: Any,
     *,
-    oversample: float,
+    oversample: Any,
     threads: int | None,
     candidates: Callable[[slice, int], npt.NDArray[np.int64]],
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[Any]]:
@@ -190,12 +223,12 @@ def rescored(
 
     Parameters
     ----------
-    index : native.Index
-        Its metric and its ids are used. Frozen, so that positions mean what they meant when the
-        candidates were found.
-    originals : Originals
-    queries : ndarray of float64, shape (nq, d)
+    items : Items
+        Its positions mean what they meant when the candidates were found.
+    queries : array_like of float, shape (nq, d) or (d,)
     k : int
+    vectors, vector_ids
+        What search is given as ``rescore`` and ``rescore_ids``.
     oversample : float
         ``ceil(oversample * k)`` candidates a query are asked for, or as many as there are.
     threads : int, optional
@@ -206,29 +239,42 @@ def rescored(
     -------
     scores : ndarray of float64, shape (nq, at most k)
     ids : ndarray of int64, or of object (str), of the same shape
+
+    Raises
+    ------
+    TypeError, ValueError, OSError, ImportError
+        As :meth:`SparseIndex.search` says of ``rescore``.
     """
-    wanted = max(1, min(math.ceil(oversample * k), len(index)))
+    oversample = as_oversample(oversample)
+    if holds_codes(queries) or items.embedding_dim is None:
+        raise ValueError(
+            "rescore compares queries with the original vectors, so it needs embeddings as "
+            "queries, not codes"
+        )
+    rows = as_rows(queries, "queries", np.float64)
+    originals = Originals.of(vectors, len(items), rows.shape[1], vector_ids)
+    wanted = max(1, min(math.ceil(oversample * k), len(items)))
     parts = [
-        _rescored_batch(index, originals, queries[batch], k, candidates(batch, wanted), threads)
-        for batch in _batches(len(queries), originals.queries_a_batch(wanted))
+        _rescored_batch(items, originals, rows[batch], k, candidates(batch, wanted), threads)
+        for batch in _batches(len(rows), originals.queries_a_batch(wanted))
     ]
     if len(parts) == 1:
         return parts[0]
     found = max((scores.shape[1] for scores, _ in parts), default=0)
-    scores = np.full((len(queries), found), -np.inf)
+    scores = np.full((len(rows), found), -np.inf)
     named = any(part_ids.dtype == object for _, part_ids in parts)
-    ids: npt.NDArray[Any] = np.full((len(queries), found), None if named else -1)
+    ids: npt.NDArray[Any] = np.full((len(rows), found), None if named else -1)
     done = 0
     for part_scores, part_ids in parts:
-        rows, columns = part_scores.shape
-        scores[done : done + rows, :columns] = part_scores
-        ids[done : done + rows, :columns] = part_ids
-        done += rows
+        n, columns = part_scores.shape
+        scores[done : done + n, :columns] = part_scores
+        ids[done : done + n, :columns] = part_ids
+        done += n
     return scores, ids
 
 
 def _rescored_batch(
-    index: native.Index,
+    items: Items,
     originals: Originals,
     queries: npt.NDArray[np.float64],
     k: int,
@@ -237,17 +283,27 @@ def _rescored_batch(
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[Any]]:
     unique = np.unique(candidates)
     positions = unique[unique >= 0].astype(np.uint64)
-    rows = originals.rows_of(index, positions)
-    scores, ids = index.rescore(
+    rows = originals.rows_of(items, positions)
+    scores, best = native.rescore(
         candidates,
         queries,
         k,
+        metric=items.metric,
         positions=positions,
         rows=rows.astype(np.uint64),
         vectors=originals.take(rows),
         threads=threads,
     )
-    return scores, as_array(ids, scores.shape)
+    return scores, _names(items, best)
+
+
+def _names(items: Items, positions: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+    """The ids at some positions; where there is none (-1), -1, or None among strings."""
+    there = positions >= 0
+    found = items.ids_at(positions[there].astype(np.uint64))
+    ids: npt.NDArray[Any] = np.full(positions.shape, None if isinstance(found, list) else -1)
+    ids[there] = found
+    return ids
 
 
 def _batches(n: int, size: int) -> Iterator[slice]:

@@ -14,6 +14,7 @@ import pytest
 import ray
 
 import sparse_retrieval as sr
+from sparse_retrieval import approximate
 from sparse_retrieval.distributed import ShardedIndex, split
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -112,6 +113,125 @@ def test_codes_single_queries_and_strings_too(sharded, one, tmp_path):
         same(strings.search(QUERIES, 4, filter=chosen), named.search(QUERIES, 4, filter=chosen))
         lists = [["sku 5"]] + [[]] * 29
         same(strings.search(QUERIES, 4, exclude=lists), named.search(QUERIES, 4, exclude=lists))
+
+
+VECTORS = np.random.default_rng(9).standard_normal((N, D)).astype(np.float16)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"oversample": 1},
+        {"k": 700, "oversample": 1.5},
+        {"mode": "reconstructed", "k_row": 3},
+        {"mode": "sparse", "oversample": 5},
+        {"filter": MASK, "exclude": [[q * 10, 3000 + q * 10] for q in range(30)], "k": 150},
+        {"filter": [0, 10, 5990], "k": 5},
+        {"filter": []},
+        {"rescore_ids": np.arange(N)[::-1] * 10},
+    ],
+    ids=lambda options: ",".join(options) or "plain",
+)
+def test_rescored_answers_are_those_of_one_index_byte_for_byte(sharded, one, options):
+    options = {"k": 12, "rescore": VECTORS, **options}
+    expected = one.search(QUERIES, **options)
+    same(sharded.search(QUERIES, **options), expected)
+    plain = one.search(QUERIES, options["k"], filter=options.get("filter"))
+    assert len(options.get("filter", "all")) == 0 or plain.ids.tobytes() != expected.ids.tobytes()
+
+
+def test_rescoring_reads_files_here_goes_batch_by_batch_and_names_strings(
+    sharded, one, tmp_path, monkeypatch
+):
+    np.save(tmp_path / "x.npy", VECTORS)
+    expected = one.search(QUERIES, 9, rescore=VECTORS, exclude=[[10 * q] for q in range(30)])
+    # room for 4 queries at once: 27 candidates each, of 16 numbers of 2 bytes
+    monkeypatch.setattr("sparse_retrieval.rescoring._BATCH_BYTES", 4 * 27 * D * 2)
+    options = {"rescore": tmp_path / "x.npy", "exclude": [[10 * q] for q in range(30)]}
+    same(sharded.search(QUERIES, 9, **options), expected)
+    same(sharded.search(QUERIES[3], 9, rescore=VECTORS), one.search(QUERIES[3], 9, rescore=VECTORS))
+    named = build(tmp_path / "named.sridx", [f"sku {i}" for i in range(N)])
+    parts = split(tmp_path / "named.sridx", tmp_path / "shards", 2)
+    with ShardedIndex(parts, threads=1) as strings:
+        for more in ({}, {"filter": ["sku 3", "sku 400"]}, {"k": 700}):
+            options = {"k": 5, "rescore": VECTORS, **more}
+            same(strings.search(QUERIES, **options), named.search(QUERIES, **options))
+
+
+def test_positions_of_vectors_count_what_is_left_after_removals(one, tmp_path):
+    parts = split(one.path, tmp_path / "shards", 3)
+    gone = np.array([0, 10, 2500, 3990, 5990])
+    changed = sr.SparseIndex.open(parts[1])
+    changed.remove([2500, 3990])
+    changed.commit()  # to the journal: positions in the file have gaps now
+    for path, ids in ((parts[0], [0, 10]), (parts[2], [5990])):
+        other = sr.SparseIndex.open(path)
+        other.remove(ids)
+        other.commit()
+    left = sr.SparseIndex.open(one.path)
+    left.remove(gone)
+    vectors = VECTORS[~np.isin(one.ids, gone)]
+    with ShardedIndex(parts, threads=1) as index:
+        assert len(index) == N - 5
+        same(index.search(QUERIES, 9, rescore=vectors), left.search(QUERIES, 9, rescore=vectors))
+
+
+def test_approximate_search_finds_most_of_the_exact_results_and_with_all_clusters_all(
+    real_parts, tmp_path
+):
+    codes, dictionary, queries = real_parts
+    options = {"dictionary": dictionary, "metric": "cosine", "value_bits": 4, "approximate": True}
+    index = sr.SparseIndex.from_codes(codes, **options)
+    index.save(tmp_path / "items.sridx")
+    paths = split(tmp_path / "items.sridx", tmp_path / "shards", 3)
+    exact = index.search(queries, 20)
+    with ShardedIndex(paths, threads=1) as shards:
+        everything = sr.Approximate(10_000, len(index))
+        same(shards.search(queries, 20, approximate=everything), exact)
+        shares = []
+        for setting in (sr.Approximate(1, 20), sr.Approximate(8, 100), True):
+            found = shards.search(queries, 20, approximate=setting)
+            shares.append(approximate.share_kept(exact.ids, found.ids))
+            truth = index.search(queries, len(index))
+            for q in range(len(queries)):  # what is found has the score of exact search
+                score_of = dict(zip(truth.ids[q].tolist(), truth.scores[q].tolist(), strict=True))
+                assert [score_of[i] for i in found.ids[q].tolist()] == found.scores[q].tolist()
+        assert shares == sorted(shares)
+        assert shares[0] > 0.2
+        assert shares[-1] > 0.95
+        assert shares[0] < shares[-1], "the setting must reach the shards"
+        # rescoring takes the candidates that approximate search found
+        decoded = dictionary.decode(codes)
+        rescored = shards.search(queries, 20, approximate=everything, rescore=decoded)
+        same(rescored, index.search(queries, 20, rescore=decoded))
+        for path in paths:  # what a shard was tuned to is what True takes
+            shard = sr.SparseIndex.open(path)
+            shard.tune(0.5, queries, k=20)
+            shard.save(path)
+    with ShardedIndex(paths, threads=1) as tuned:
+        found = tuned.search(queries, 20, approximate=True)
+        assert approximate.share_kept(exact.ids, found.ids) < shares[-1]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        ({"approximate": True}, ValueError, r"shard-00000\.sridx: has no clusters"),
+        ({"approximate": 3}, TypeError, "approximate is 3"),
+        ({"rescore_ids": [1]}, ValueError, "without rescore"),
+        ({"rescore": VECTORS[1:]}, ValueError, r"expected \(600, d\)"),
+        ({"rescore": VECTORS[:, 1:]}, ValueError, "rescore has 15 columns"),
+        ({"rescore": VECTORS, "oversample": 0.5}, ValueError, "oversample is 0.5"),
+        ({"rescore": "none.npy"}, FileNotFoundError, "none.npy"),
+        ({"rescore": VECTORS[:1], "rescore_ids": [10]}, ValueError, "rescore_ids lacks the id"),
+    ],
+)
+def test_what_cannot_be_rescored_or_approximated_is_told(sharded, options, error, says):
+    with pytest.raises(error, match=says):
+        sharded.search(QUERIES, **options)
+    with pytest.raises(ValueError, match="it needs embeddings"):
+        sharded.search(sr.SparseCodes([[0]], [[1.0]], dim=60), rescore=VECTORS)
 
 
 @pytest.mark.parametrize(

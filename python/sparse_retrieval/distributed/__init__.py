@@ -2,7 +2,8 @@
 
 One machine or a cluster, by the same calls; needs the extra ``ray``. ``shards`` cuts an index
 into files and holds one of them, ``merging`` puts their answers together, and neither knows of
-Ray; ``cluster`` keeps replicas of the shards alive, ``encoding`` encodes files block by block.
+Ray; ``replicas`` keeps actors with the shards alive, ``cluster`` searches them as one index,
+``encoding`` encodes files block by block.
 """
 
 from __future__ import annotations

@@ -1,52 +1,29 @@
-"""Shards held by Ray actors, searched as one index, that stay up when actors die.
+"""Shards held by Ray actors, searched as one index.
 
-Ray starts the processes; which replica is asked, what happens when it does not answer, and where
-its successor goes is decided here, so that a search moves to a living replica at once instead of
-waiting for a dead one to come back.
+What a search asks of each shard, and how the answers become those of one index. Which actor
+answers, and what happens when it dies, is for ``replicas``.
 """
 
 from __future__ import annotations
 
 import os
-import threading
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from sparse_retrieval import selection
+from sparse_retrieval import rescoring, selection
 from sparse_retrieval._arrays import as_count, as_numbers, as_rows
-from sparse_retrieval._extras import require
 from sparse_retrieval._ids import as_ids, is_text
+from sparse_retrieval.approximate import Approximate
 from sparse_retrieval.codes import SparseCodes, as_codes, holds_codes
 from sparse_retrieval.distributed import merging
-from sparse_retrieval.distributed.shards import NotOpenError, Replica
+from sparse_retrieval.distributed.replicas import Replicas
+from sparse_retrieval.distributed.shards import Wish
 from sparse_retrieval.index import Mode, SearchResult, _has_one_axis, _padded
-
-#: Replicas of one shard that may fail in a row within one search before it gives up.
-_ATTEMPTS = 4
-
-
-@dataclass(eq=False)
-class _Replica:
-    actor: Any
-    node: str
-    started: Any  # the answer to its first question, which comes when its file is open
-    ready: bool = False
-    busy: int = 0
-
-
-@dataclass
-class _Shard:
-    path: str
-    number: int
-    offset: int = 0
-    items: int = 0
-    content: str | None = None
-    replicas: list[_Replica] = field(default_factory=list)
 
 
 class ShardedIndex:
@@ -111,28 +88,19 @@ class ShardedIndex:
     ) -> None:
         if isinstance(paths, (str, os.PathLike)):
             raise TypeError(f"paths is {paths!r}; expected a sequence of paths")
-        self._shards = [_Shard(os.fspath(path), at) for at, path in enumerate(paths)]
-        if not self._shards:
+        paths = list(paths)
+        if not paths:
             raise ValueError("paths is empty; expected at least one shard")
-        self._wanted = as_count(replicas, "replicas")
         self._threads = threads
-        self._mmap = bool(mmap)
-        self._timeout_s = float(timeout_s)
-        self._lock = threading.Lock()
-        self._restarts = 0
-        self._ray = require("ray", "ShardedIndex")
-        exceptions = self._ray.exceptions
-        # it died, its machine is gone or cannot take it, or it does not answer
-        self._gone = (
-            exceptions.RayActorError,
-            exceptions.ActorUnschedulableError,
-            exceptions.GetTimeoutError,
+        self._replicas = Replicas(
+            paths,
+            replicas=as_count(replicas, "replicas"),
+            address=address,
+            mmap=bool(mmap),
+            timeout_s=float(timeout_s),
+            num_cpus=num_cpus,
         )
-        self._own = not self._ray.is_initialized()
-        if self._own:
-            started = {"include_dashboard": False} if address is None else {}
-            self._ray.init(address=address, log_to_driver=False, logging_level="error", **started)
-        self._actor = self._ray.remote(num_cpus=num_cpus, max_concurrency=4)(Replica)
+        self._shards = self._replicas.shards
         try:
             self._open()
         except BaseException:
@@ -140,12 +108,8 @@ class ShardedIndex:
             raise
 
     def _open(self) -> None:
-        for shard in self._shards:
-            for _ in range(self._wanted):  # one by one: each looks where the others are
-                shard.replicas.append(self._start(shard, self._emptiest(shard, Counter())))
-        infos = [
-            self._ask(shard, lambda actor: actor.call.remote("info")) for shard in self._shards
-        ]
+        self._replicas.start()
+        infos = self._replicas.ask_all("info", [()] * len(self._shards))
         first = infos[0]
         for shard, info in zip(self._shards, infos, strict=True):
             for what, value in info["agree"].items():
@@ -157,7 +121,8 @@ class ShardedIndex:
             if info["ids"] != first["ids"] and info["items"] and first["items"]:
                 raise ValueError(f"{shard.path}: ids are {info['ids']}, not {first['ids']}")
             shard.items, shard.content = info["items"], info["content"]
-            shard.offset = sum(other.items for other in self._shards[: shard.number])
+        self._offsets = [0, *accumulate(shard.items for shard in self._shards)][:-1]
+        self._clusters: list[int] = [info["clusters"] for info in infos]
         self._agreed: dict[str, Any] = first["agree"]
         widths = {info["width"] for info in infos if info["items"]}
         self._width: int | None = widths.pop() if len(widths) == 1 else None
@@ -171,6 +136,10 @@ class ShardedIndex:
         k_row: int | None = None,
         filter: Any = None,
         exclude: Any = None,
+        approximate: Approximate | bool | None = None,
+        rescore: Any = None,
+        rescore_ids: Any = None,
+        oversample: float = 3,
     ) -> SearchResult:
         """Find the k items with the highest scores, over all shards.
 
@@ -178,16 +147,24 @@ class ShardedIndex:
         ----------
         queries, k, mode, k_row, filter, exclude
             As :meth:`SparseIndex.search` takes them; a mask or bitmap is in the order of all
-            items. Exact only: approximate search looks at the clusters of one index.
+            items.
+        approximate : Approximate or bool, optional
+            Each shard looks at its own clusters, as far as the setting says; True takes what each
+            shard was tuned to, else ``Approximate()``. All shards must have clusters.
+        rescore, rescore_ids, oversample
+            As :meth:`SparseIndex.search` takes them: row i is the vector of the i-th item of all
+            shards, in their order. The best ``oversample * k`` over all shards are rescored here,
+            not in the actors: the vectors need to be where the caller is, and nowhere else.
 
         Returns
         -------
         SearchResult
-            Byte for byte that of one index of all items.
+            Byte for byte that of one index of all items. With ``approximate`` the scores are, but
+            what is missed differs, as clusters do.
 
         Raises
         ------
-        TypeError, ValueError
+        TypeError, ValueError, OSError, ImportError
             As :meth:`SparseIndex.search`.
         RuntimeError
             If a shard cannot be brought back.
@@ -201,18 +178,62 @@ class ShardedIndex:
                 f"mode is {name!r}; these shards were built for {', '.join(self._agreed['modes'])}"
             )
         lists = selection.as_exclusions(exclude, len(asked))
-        chosen, excluded = self._chosen(filter), self._excluded(lists)
-        sent = self._ray.put(asked)  # once, however many shards there are
+        wish = Wish(name, k_row, threads=self._threads)
+        each = zip(
+            self._settings(approximate), self._chosen(filter), self._excluded(lists), strict=True
+        )
+        wishes = [
+            replace(wish, approximate=setting, chosen=chosen, excluded=excluded)
+            for setting, chosen, excluded in each
+        ]
+        if not rescoring.is_asked(rescore, rescore_ids):
+            sent = self._replicas.sent(asked)
+            parts = self._replicas.ask_all("search", [(sent, k, wish) for wish in wishes])
+            scores, ids = merging.merge(parts, k)
+        else:
+            items = merging.Candidates(
+                self._agreed["metric"], self._agreed["embedding_dim"], self._offsets, len(self)
+            )
 
-        def call(shard: _Shard) -> Callable[[Any], Any]:
-            options = (name, k_row, chosen[shard.number], excluded[shard.number], self._threads)
-            return lambda actor: actor.call.remote("search", sent, k, *options)
+            def candidates(batch: slice, wanted: int) -> npt.NDArray[np.int64]:
+                sent = self._replicas.sent(asked[batch])
+                calls = [
+                    (
+                        sent,
+                        wanted,
+                        replace(wish, excluded=selection.of_queries(wish.excluded, batch)),
+                    )
+                    for wish in wishes
+                ]
+                return items.merged(self._replicas.ask_all("candidates", calls), wanted)
 
-        parts = self._ask_all([(shard, call(shard)) for shard in self._shards])
-        scores, ids = merging.merge(parts, k)
+            scores, ids = rescoring.rescored(
+                items,
+                queries,
+                k,
+                rescore,
+                rescore_ids,
+                oversample=oversample,
+                threads=self._threads,
+                candidates=candidates,
+            )
         return _padded(
             scores, ids.ravel().tolist() if ids.dtype == object else ids, k, _has_one_axis(queries)
         )
+
+    def _settings(self, approximate: Any) -> list[Approximate | bool | None]:
+        """How far each shard looks; None, as far as it goes, where it holds nothing."""
+        if approximate is None or approximate is False:
+            return [None] * len(self._shards)
+        if not isinstance(approximate, (bool, Approximate)):
+            raise TypeError(f"approximate is {approximate!r}; expected Approximate, True or None")
+        for shard, clusters in zip(self._shards, self._clusters, strict=True):
+            if shard.items and not clusters:
+                raise ValueError(
+                    f"{shard.path}: has no clusters, which approximate search needs; build it with "
+                    "approximate=True, or save what its with_clusters() returns"
+                )
+        return [approximate if shard.items else None for shard in self._shards]
 
     def _asked(self, queries: Any, mode: str | None) -> SparseCodes | npt.NDArray[np.float64]:
         agreed = self._agreed
@@ -234,9 +255,7 @@ class ShardedIndex:
             return rows
         narrow = as_rows(queries, "queries", np.float32)
         width = min(self._width or 32, agreed["dim"])
-        codes: SparseCodes = self._ask(
-            self._shards[0], lambda actor: actor.call.remote("encoded", narrow, width)
-        )
+        codes: SparseCodes = self._replicas.ask(self._shards[0], "encoded", narrow, width)
         return codes
 
     def _default_mode(self, asked: Any) -> str:
@@ -260,7 +279,8 @@ class ShardedIndex:
                         f"filter is a mask of shape {array.shape}; expected ({len(self)},), one "
                         "an item"
                     )
-                return [array[s.offset : s.offset + s.items] for s in self._shards]
+                pairs = zip(self._offsets, self._shards, strict=True)
+                return [array[at : at + shard.items] for at, shard in pairs]
         ids = as_ids(filter, "filter")
         return [_taken(ids, here) for here in self._where(ids, "filter")]
 
@@ -279,131 +299,15 @@ class ShardedIndex:
         """For each shard which ids it holds; all of them must be somewhere."""
         if len(ids) == 0:
             return [np.zeros(0, dtype=np.bool_) for _ in self._shards]
-        sent = self._ray.put(ids)
-        calls = [
-            (shard, lambda actor: actor.call.remote("contains", sent)) for shard in self._shards
-        ]
-        found: list[npt.NDArray[np.bool_]] = self._ask_all(calls)
+        asked = (self._replicas.sent(ids),)
+        found: list[npt.NDArray[np.bool_]]
+        found = self._replicas.ask_all("contains", [asked] * len(self._shards))
         missing = np.flatnonzero(~np.logical_or.reduce(found))
         if len(missing):
             first = ids[int(missing[0])]
             shown = repr(first) if isinstance(first, str) else int(first)
             raise ValueError(f"{what} holds {shown}, which is no item's id")
         return found
-
-    def _ask(self, shard: _Shard, call: Callable[[Any], Any]) -> Any:
-        return self._ask_all([(shard, call)])[0]
-
-    def _ask_all(self, calls: Sequence[tuple[_Shard, Callable[[Any], Any]]]) -> list[Any]:
-        """Ask a replica of each shard, all at once, and others where one fails."""
-        under_way = []
-        for shard, call in calls:
-            replica = self._free(shard)
-            under_way.append((shard, call, replica, self._called(replica, call)))
-        answers = []
-        try:
-            for shard, call, replica, ref in under_way:
-                answers.append(self._answer(shard, call, replica, ref))
-        finally:
-            with self._lock:
-                for _, _, replica, _ in under_way:
-                    replica.busy -= 1
-        return answers
-
-    def _called(self, replica: _Replica, call: Callable[[Any], Any]) -> Any:
-        try:
-            return call(replica.actor)
-        except self._ray.exceptions.RayError as error:
-            return error
-
-    def _answer(self, shard: _Shard, call: Any, replica: _Replica, ref: Any) -> Any:
-        exceptions = self._ray.exceptions
-        last: Exception = RuntimeError()
-        failures: Counter[str] = Counter()
-        for _ in range(_ATTEMPTS):
-            try:
-                if isinstance(ref, BaseException):
-                    raise ref
-                return self._ray.get(ref, timeout=self._timeout_s)
-            except exceptions.RayTaskError as error:
-                cause = error.cause if isinstance(error.cause, Exception) else error
-                if not isinstance(cause, NotOpenError):
-                    raise cause from None  # the caller's: another replica would say the same
-                last = cause.error
-            except self._gone as error:
-                last = error
-            failures[replica.node] += 1
-            self._replace(shard, replica, failures)
-            replica = self._free(shard, counted=False)
-            ref = self._called(replica, call)
-        if isinstance(last, (OSError, ValueError)):
-            raise last
-        told = str(last).strip().splitlines()[-1:] or [type(last).__name__]
-        raise RuntimeError(
-            f"{shard.path}: {_ATTEMPTS} replicas in a row did not answer; the last: {told[0]}"
-        ) from last
-
-    def _free(self, shard: _Shard, *, counted: bool = True) -> _Replica:
-        """The replica with the least to do; those that came first among equals."""
-        with self._lock:
-            for replica in shard.replicas:
-                replica.ready = replica.ready or self._has_started(replica)
-            # one that is still starting has nothing to do, and would keep its caller waiting
-            chosen = min(shard.replicas, key=lambda replica: (not replica.ready, replica.busy))
-            if counted:
-                chosen.busy += 1
-                # to the end of the line, so that equals take turns
-                shard.replicas.remove(chosen)
-                shard.replicas.append(chosen)
-            return chosen
-
-    def _start(self, shard: _Shard, node: str) -> _Replica:
-        scheduling = self._ray.util.scheduling_strategies
-        where = scheduling.NodeAffinitySchedulingStrategy(node, soft=False)
-        actor = self._actor.options(scheduling_strategy=where).remote(
-            shard.path, mmap=self._mmap, content=shard.content
-        )
-        return _Replica(actor, node, actor.node.remote())
-
-    def _has_started(self, replica: _Replica) -> bool:
-        """Whether it has opened its file, or failed to: then its caller finds out."""
-        if not self._ray.wait([replica.started], timeout=0)[0]:
-            return False
-        try:
-            replica.node = self._ray.get(replica.started)
-        except self._ray.exceptions.RayError:
-            return True
-        return True
-
-    def _emptiest(self, shard: _Shard, failures: Counter[str]) -> str:
-        """The machine that holds no replica of this shard, if there is one, and fewest of all.
-
-        Ray counts a machine as alive for some seconds after it is lost, so one on which replicas
-        failed twice in a row comes last, and of two like ones that where one failed.
-        """
-        load = self._load()
-        mine = Counter(replica.node for replica in shard.replicas)
-        return min(load, key=lambda n: (failures[n] > 1, mine[n], failures[n], load[n], n))
-
-    def _load(self) -> dict[str, int]:
-        nodes = [node["NodeID"] for node in self._ray.nodes() if node["Alive"]]
-        held = Counter(replica.node for shard in self._shards for replica in shard.replicas)
-        return {node: held[node] for node in nodes}
-
-    def _replace(self, shard: _Shard, dead: _Replica, failures: Counter[str]) -> None:
-        with self._lock:
-            if dead not in shard.replicas:
-                return  # another thread has
-            shard.replicas.remove(dead)
-            shard.replicas.append(self._start(shard, self._emptiest(shard, failures)))
-            self._restarts += 1
-        self._end(dead)
-
-    def _end(self, replica: _Replica) -> None:
-        try:
-            self._ray.kill(replica.actor)
-        except (self._ray.exceptions.RayError, ValueError):
-            return  # gone already
 
     def rebalance(self) -> int:
         """Spread the replicas evenly over the machines that are there now.
@@ -416,40 +320,7 @@ class ShardedIndex:
         int
             How many replicas moved.
         """
-        moved = 0
-        while True:
-            with self._lock:
-                move = self._move()
-            if move is None:
-                return moved
-            shard, old, node = move
-            new = self._start(shard, node)
-            self._ray.get(new.actor.call.remote("info"), timeout=self._timeout_s)
-            new.node = self._ray.get(new.started)
-            with self._lock:
-                if old not in shard.replicas:  # it died meanwhile, and has a successor
-                    self._end(new)
-                    continue
-                shard.replicas.remove(old)
-                shard.replicas.append(new)
-            self._end(old)
-            moved += 1
-
-    def _move(self) -> tuple[_Shard, _Replica, str] | None:
-        load = self._load()
-        least = min(load, key=lambda node: (load[node], node))
-        most = max(load, key=lambda node: (load[node], node))
-        if load[most] - load[least] < 2:
-            return None
-        movable = [
-            (shard, replica)
-            for shard in self._shards
-            for replica in shard.replicas
-            if replica.node == most
-        ]
-        # rather one whose shard the other machine does not hold yet
-        movable.sort(key=lambda pair: any(r.node == least for r in pair[0].replicas))
-        return (*movable[0], least)
+        return self._replicas.rebalance()
 
     def health(self) -> dict[str, Any]:
         """Whether every replica answers, and where it is.
@@ -460,32 +331,11 @@ class ShardedIndex:
             ``items``; ``restarts`` (replicas that were replaced since the start); ``shards``: a
             list of path, items and ``replicas``, each with its ``node``, ``pid`` and ``alive``.
         """
-        shards = []
-        for shard in self._shards:
-            with self._lock:
-                replicas = list(shard.replicas)
-            shown = []
-            for replica in replicas:
-                try:
-                    info = self._ray.get(replica.actor.call.remote("info"), timeout=self._timeout_s)
-                    replica.node = self._ray.get(replica.started)
-                    shown.append({"node": replica.node, "pid": info["pid"], "alive": True})
-                except self._gone:
-                    shown.append({"node": replica.node, "pid": None, "alive": False})
-                    self._replace(shard, replica, Counter([replica.node]))
-            shards.append({"path": shard.path, "items": shard.items, "replicas": shown})
-        return {"items": len(self), "restarts": self._restarts, "shards": shards}
+        return {"items": len(self), **self._replicas.health()}
 
     def close(self) -> None:
         """End the actors, and Ray where it was started here."""
-        if not self._ray.is_initialized():
-            return
-        for shard in self._shards:
-            for replica in shard.replicas:
-                self._end(replica)
-            shard.replicas = []
-        if self._own:
-            self._ray.shutdown()
+        self._replicas.close()
 
     def __len__(self) -> int:
         return sum(shard.items for shard in self._shards)
@@ -499,7 +349,7 @@ class ShardedIndex:
     def __repr__(self) -> str:
         return (
             f"ShardedIndex({len(self)} items in {len(self._shards)} shards, "
-            f"{self._wanted} replicas each)"
+            f"{self._replicas.wanted} replicas each)"
         )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,38 @@ import numpy.typing as npt
 
 from sparse_retrieval._arrays import as_count
 from sparse_retrieval._ids import as_array
+from sparse_retrieval.approximate import Approximate
 from sparse_retrieval.codes import SparseCodes
-from sparse_retrieval.distributed.merging import Part
+from sparse_retrieval.distributed.merging import Named, Part
 from sparse_retrieval.index import SparseIndex
+from sparse_retrieval.selection import Bitmap, Lists
+
+Queries = SparseCodes | npt.NDArray[np.float64]
 
 #: What is read of a file to tell it from another: its header, with the checksums of all sections.
 _HEADER_BYTES = 65_536
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How a shard is to be searched.
+
+    Attributes
+    ----------
+    mode, k_row, approximate, threads
+        As :meth:`SparseIndex.search` takes them; the mode is named.
+    chosen : ndarray of bool, of int64, list of str, or None
+        The mask of this shard's items, or the ids among them, that may be returned.
+    excluded : Lists or None
+        For each query the ids of this shard that may not.
+    """
+
+    mode: str
+    k_row: int | None = None
+    approximate: Approximate | bool | None = None
+    threads: int | None = None
+    chosen: Any = None
+    excluded: Lists | None = None
 
 
 def split(
@@ -105,6 +132,7 @@ class Shard:
             "pid": os.getpid(),
             "content": self.content,
             "items": len(index),
+            "clusters": index.n_clusters,
             "width": index._native.width,
             "ids": "str" if index.ids[:1].dtype == object else "int",
             "agree": {
@@ -128,37 +156,49 @@ class Shard:
         assert dictionary is not None  # who asks has seen that there is one
         return dictionary.encode(queries, k=k)
 
-    def search(
-        self,
-        queries: SparseCodes | npt.NDArray[np.float64],
-        k: int,
-        mode: str,
-        k_row: int | None,
-        chosen: Any,
-        excluded: Any,
-        threads: int | None,
-    ) -> Part:
-        """The best k of this shard, in double precision.
+    def search(self, queries: Queries, k: int, wish: Wish) -> Part:
+        """The best k of this shard, in double precision, and their ids."""
+        scores, ids = self._found(queries, k, wish, positions=False)
+        return scores, as_array(ids, scores.shape)
 
-        ``chosen`` and ``excluded`` are as the native module takes them, a packed mask for a mask.
+    def candidates(self, queries: Queries, k: int, wish: Wish) -> tuple[Part, Named]:
+        """The best k of this shard, for rescoring.
+
+        Returns
+        -------
+        part : (ndarray of float64, ndarray of int64), shape (nq, at most k)
+            Scores, and where the items stand among those of this shard, -1 for none.
+        named : (ndarray of int64, ndarray), shape (m,)
+            All of these once, ascending, and their ids.
         """
-        if isinstance(chosen, np.ndarray) and chosen.dtype == np.bool_:
-            from sparse_retrieval.selection import Bitmap
+        scores, found = self._found(queries, k, wish, positions=True)
+        unique, place = np.unique(found, return_inverse=True)
+        there = unique >= 0
+        positions = unique[there].astype(np.uint64)
+        native = self._index._native
+        ranks = np.full(len(unique), -1)
+        ranks[there] = native.ranks(positions)
+        ids = as_array(native.ids_at(positions), positions.shape)
+        return (scores, ranks[place].reshape(found.shape)), (ranks[there], ids)
 
+    def _found(
+        self, queries: Queries, k: int, wish: Wish, *, positions: bool
+    ) -> tuple[npt.NDArray[np.float64], Any]:
+        chosen = wish.chosen
+        if isinstance(chosen, np.ndarray) and chosen.dtype == np.bool_:
             chosen = Bitmap.from_mask(chosen)._native
-        scores, ids = self._index._found(
+        return self._index._found(
             queries,
             k,
-            mode=mode,
-            k_row=k_row,
+            mode=wish.mode,
+            k_row=wish.k_row,
             filter=chosen,
-            exclude=excluded,
-            approximate=None,
-            positions=False,
-            threads=threads,
+            exclude=wish.excluded,
+            approximate=self._index._setting(wish.approximate),
+            positions=positions,
+            threads=wish.threads,
             progress=None,
         )
-        return scores, as_array(ids, scores.shape)
 
 
 class NotOpenError(Exception):

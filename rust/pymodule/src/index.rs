@@ -16,14 +16,12 @@ use sparse_retrieval::index::{
 };
 use sparse_retrieval::kernels::Kernels;
 use sparse_retrieval::search::approximate::build::ClusterOptions;
-use sparse_retrieval::search::rescore::{rescore, Originals};
 use sparse_retrieval::search::{Approximate, Metric, Mode, Queries, Request, Selection};
 
 use crate::codes;
 use crate::error::to_python;
 use crate::gate::{gate, gate_short};
 use crate::ids;
-use crate::rescoring::Vectors;
 use crate::results::{flatten, results, Results};
 use crate::selection::{Bitmap, Excluded, ExcludedIds, Filter};
 
@@ -300,37 +298,6 @@ impl Index {
         let rows = self.base().decoded(positions).map_err(to_python)?;
         let d = rows.len() / positions.len().max(1);
         rows.into_pyarray(py).reshape([positions.len(), d])
-    }
-
-    /// Scores candidates against vectors that have been fetched, and keeps the best.
-    #[pyo3(signature = (candidates, queries, k, *, positions, rows, vectors, threads))]
-    #[allow(clippy::too_many_arguments)] // the Python class names each of them
-    fn rescore<'py>(
-        &self,
-        py: Python<'py>,
-        candidates: PyReadonlyArray2<'py, i64>,
-        queries: PyReadonlyArray2<'py, f64>,
-        k: usize,
-        positions: PyReadonlyArray1<'py, u64>,
-        rows: PyReadonlyArray1<'py, u64>,
-        vectors: Vectors<'py>,
-        threads: Option<usize>,
-    ) -> PyResult<Results<'py>> {
-        let asked = queries.as_slice()?.to_vec(); // others may write to them, as in search_dense
-        let d = queries.as_array().ncols();
-        // not copied: rescoring.py has made these, and no other code holds them
-        let wanted = candidates.as_slice()?;
-        let rows = rows.as_slice()?;
-        let originals = Originals::new(positions.as_slice()?, vectors.numbers()?, d)
-            .and_then(|originals| originals.of_rows(rows))
-            .map_err(to_python)?;
-        let snapshot = self.live.snapshot();
-        let found = gate(py, threads, None, |control| {
-            let metric = snapshot.base().metric();
-            let hits = rescore(&originals, &asked, wanted, metric, k, control)?;
-            flatten(&hits)
-        })?;
-        results(py, queries.as_array().nrows(), &snapshot, true, found)
     }
 
     /// The index as it is now: positions mean the same in all calls of what is returned.

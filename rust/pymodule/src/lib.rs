@@ -53,6 +53,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(codes::canonical_codes, module)?)?;
     module.add_class::<index::Index>()?;
     module.add_function(wrap_pyfunction!(index::merge, module)?)?;
+    module.add_function(wrap_pyfunction!(rescoring::rescore, module)?)?;
     module.add_class::<writer::IndexWriter>()?;
     module.add_class::<selection::Bitmap>()?;
     module.add_function(wrap_pyfunction!(pursuit::extrapolated_atoms, module)?)?;
