@@ -46,12 +46,16 @@ def _provenance(results: dict[str, Any]) -> str:
         for row in of["rows"]
         if "load_average" in row
     ]
+    dates = sorted(
+        row.get("date", machine["date"]) for of in results["sets"].values() for row in of["rows"]
+    )
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     return (
-        f"Ours: seeds {', '.join(map(str, results['seeds']))}, {results['rounds']} rounds of "
-        f"learning; intervals of {results['confidence']:.0%} over queries and seeds. "
+        f"Ours: {results['rounds']} rounds of learning; intervals of {results['confidence']:.0%} "
+        "over queries and seeds. "
         f"{machine['cpu']}, {machine['cores']} cores, load {min(loads):g} to {max(loads):g}, "
-        f"{machine['date']}; Python {machine['python']}, {versions}. Remade by "
+        f"{' to '.join(dict.fromkeys((dates[0], dates[-1])))}; "
+        f"Python {machine['python']}, {versions}. Remade by "
         f"`{results['command']}` and `make docs`."
     )
 
@@ -84,7 +88,8 @@ def margins() -> str:
     ]
     for of in results["sets"].values():
         lines += [
-            f"| {of['title']} | {row['bytes']} | {row['rival']} | "
+            f"| {of['title']} | {row['bytes']} | {row['rival']}"
+            f"{'' if row.get('paired', True) else ' (unpaired)'} | "
             + " | ".join(_marked(row[measure]) for measure in MEASURES)
             + " |"
             for row in of["margins"]
@@ -199,6 +204,9 @@ def tables(name: str = "study") -> str:
         head = f"**{of['title'].capitalize()}**, {of['items']:,} items of {of['columns']} numbers."
         if of["exact"]:
             head += f" Of exact search the same class@10 is {_span(of['exact']['label@10'])}."
+        seeds = [row["seeds"] for row in of["rows"] if row["family"] == "ours" and "seeds" in row]
+        if seeds:
+            head += f" Ours: {min(seeds)} {'seed' if min(seeds) == 1 else 'seeds'}."
         if of["latency"]:
             head += f" Times at load {of['latency']['load_average']:g}, one thread."
         parts += [head, "\n".join(_table(of))]

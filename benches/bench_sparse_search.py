@@ -18,6 +18,7 @@ the result file and left out.
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.util
 import json
 import statistics
@@ -134,50 +135,61 @@ def by_sp_matmul_rs(codes: sr.SparseCodes) -> dict[str, Method]:
     }
 
 
-def by_pyvsag(codes: sr.SparseCodes) -> dict[str, Method]:
+def pyvsag_index(codes: sr.SparseCodes, window: int) -> Any:
     """SINDI without pruning or quantisation, which is then exact."""
     import pyvsag
 
     pyvsag.set_logger_off()
-    methods = {}
-    for window in (10_000, 60_000):
-        settings = {"use_reorder": False, "doc_prune_ratio": 0.0, "window_size": window}
-        settings |= {"use_quantization": False, "term_id_limit": codes.dim}
-        described = {"dtype": "sparse", "metric_type": "ip", "dim": NONZEROS}
-        index = pyvsag.Index("sindi", json.dumps(described | {"index_param": settings}))
-        parts = (codes.indptr.astype(np.uint32), codes.latents.astype(np.uint32), codes.values)
-        index.build(*parts, np.arange(len(codes)))
+    settings = {"use_reorder": False, "doc_prune_ratio": 0.0, "window_size": window}
+    settings |= {"use_quantization": False, "term_id_limit": codes.dim}
+    described = {"dtype": "sparse", "metric_type": "ip", "dim": NONZEROS}
+    index = pyvsag.Index("sindi", json.dumps(described | {"index_param": settings}))
+    parts = (codes.indptr.astype(np.uint32), codes.latents.astype(np.uint32), codes.values)
+    index.build(*parts, np.arange(len(codes)))
+    return index
 
-        def search(queries: sr.SparseCodes, k: int, index: Any = index) -> Ids:
-            asked = {"n_candidate": k, "query_prune_ratio": 0.0, "term_prune_ratio": 0.0}
-            parameters = json.dumps({"sindi": asked})
-            found = np.full((len(queries), k), -1)
-            for row in range(len(queries)):
-                one = queries[row : row + 1]
-                ends = np.array([0, one.nnz], np.uint32)
-                latents = one.latents.astype(np.uint32)
-                ids = np.ravel(index.knn_search(ends, latents, one.values, k, parameters)[0])
-                found[row, : len(ids)] = ids
-            return found
 
-        methods[f"window_size={window}"] = search
-    return methods
+def pyvsag_search(index: Any, queries: sr.SparseCodes, k: int) -> Ids:
+    """Ask query by query, as it is asked."""
+    asked = {"n_candidate": k, "query_prune_ratio": 0.0, "term_prune_ratio": 0.0}
+    parameters = json.dumps({"sindi": asked})
+    found = np.full((len(queries), k), -1)
+    for row in range(len(queries)):
+        one = queries[row : row + 1]
+        ends = np.array([0, one.nnz], np.uint32)
+        latents = one.latents.astype(np.uint32)
+        ids = np.ravel(index.knn_search(ends, latents, one.values, k, parameters)[0])
+        found[row, : len(ids)] = ids
+    return found
+
+
+def by_pyvsag(codes: sr.SparseCodes) -> dict[str, Method]:
+    """SINDI with windows of two sizes."""
+    return {
+        f"window_size={window}": functools.partial(pyvsag_search, pyvsag_index(codes, window))
+        for window in (10_000, 60_000)
+    }
+
+
+def kannolo_index(codes: sr.SparseCodes) -> Any:
+    """Kannolo's flat index."""
+    import kannolo
+
+    return kannolo.SparseFlatIndex.build_from_arrays(
+        codes.latents.astype(np.int32), codes.values, codes.indptr.astype(np.int64)
+    )
+
+
+def kannolo_search(index: Any, queries: sr.SparseCodes, k: int) -> Ids:
+    """All queries in one call, on one thread."""
+    parts = (queries.latents.astype(np.int32), queries.values, queries.indptr.astype(np.int64))
+    ids = index.batch_search(*parts, k, num_threads=1)[1]
+    return np.asarray(ids).reshape(len(queries), k)
 
 
 def by_kannolo(codes: sr.SparseCodes) -> dict[str, Method]:
     """Return its flat index."""
-    import kannolo
-
-    index = kannolo.SparseFlatIndex.build_from_arrays(
-        codes.latents.astype(np.int32), codes.values, codes.indptr.astype(np.int64)
-    )
-
-    def search(queries: sr.SparseCodes, k: int) -> Ids:
-        parts = (queries.latents.astype(np.int32), queries.values, queries.indptr.astype(np.int64))
-        ids = index.batch_search(*parts, k, num_threads=1)[1]
-        return np.asarray(ids).reshape(len(queries), k)
-
-    return {"": search}
+    return {"": functools.partial(kannolo_search, kannolo_index(codes))}
 
 
 def timed(method: Method, queries: sr.SparseCodes, k: int) -> tuple[Ids, float, float]:

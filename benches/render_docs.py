@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # also where it is loaded by its path
+import _docs_parts
 import _docs_scale
 import _docs_service
 import _docs_study
@@ -689,6 +690,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     **_docs_scale.BLOCKS,
     **_docs_service.BLOCKS,
     **_docs_study.BLOCKS,
+    **_docs_parts.BLOCKS,
     **_docs_training.BLOCKS,
 }
 

@@ -183,14 +183,63 @@ def test_inner_product_keeps_the_norms():
     assert result.scores[3, 0] == pytest.approx(x[3] @ x[3], rel=0.1)
 
 
-def test_default_atoms_leave_seven_rows_each():
-    assert [compress.default_atoms(n) for n in (100, 1000, 10_000, 62_666, 10**7)] == [
+def test_default_atoms_leave_about_seven_rows_each():
+    assert [compress.default_atoms(n) for n in (100, 1000, 7000, 10_000, 62_666, 10**7)] == [
         64,
         128,
+        1024,
         1024,
         8192,
         8192,
     ]
+
+
+def test_narrow_rows_get_more_atoms_down_to_three_rows_each():
+    # the nearest power of two to n / max(3, 7 d / 384)
+    expected = {(1149, 128): 512, (16_000, 32): 4096, (16_000, 384): 2048, (16_000, 4096): 2048}
+    for (n, width), atoms in expected.items():
+        assert compress.default_atoms(n, width) == atoms
+    assert all(compress.default_atoms(n, 1) <= n for n in range(100, 3000, 7))
+    index = sr.SparseIndex.from_embeddings(mixture(1200, 24), k=4, rounds=1)
+    assert index.dim == 512
+
+
+@pytest.mark.parametrize("wanted", [9, 20, 34, 66, 128])
+def test_bits_are_those_that_decode_best_within_the_bytes(wanted):
+    x = mixture(2000, 24).astype(np.float32)
+    dictionary = sr.Dictionary.fit(x, n_atoms=256, k=8, rounds=2)
+    dictionary = sr.Dictionary(dictionary.atoms.astype(np.float16))
+    index = sr.SparseIndex.from_embeddings(x, bytes_per_item=wanted, dictionary=dictionary)
+    assert index.bytes_per_item <= wanted
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+
+    def error(of: sr.SparseIndex) -> float:
+        decoded = of.reconstruct(np.arange(len(x)))
+        products = np.sum(unit * decoded, axis=1) / np.linalg.norm(decoded, axis=1)
+        return 1 - float(np.mean(products))
+
+    chosen = error(index)
+    for bits in compress.BITS_TRIED:
+        k = min(int((wanted - 2) * 8 / (8 + bits)), 24)
+        other = sr.SparseIndex.from_embeddings(x, k=k, value_bits=bits, dictionary=dictionary)
+        # chosen by the product of two means, which is the mean of the products but for a little
+        assert chosen <= error(other) * 1.02 + 1e-7, (bits, k, index.value_bits)
+    assert index.stats()["nonzeros_per_item"] <= 24, "no more atoms than dimensions"
+
+
+def test_bits_that_are_given_are_kept_and_k_alone_takes_four():
+    x = mixture(500, 16)
+    given = sr.SparseIndex.from_embeddings(x, bytes_per_item=40, value_bits=5, rounds=1)
+    assert given.value_bits == 5
+    assert sr.SparseIndex.from_embeddings(x, k=5, rounds=1).value_bits == 4
+    kept = sr.SparseIndex.from_embeddings(
+        x, bytes_per_item=20, rounds=1, metric="inner_product", n_atoms=64
+    )
+    assert kept.value_bits in compress.BITS_TRIED
+    with pytest.raises(ValueError, match="bytes_per_item is 2; one nonzero"):
+        compress.tried(
+            sr.Dictionary(np.eye(16)), x, bytes_per_item=2, metric="cosine", threads=None
+        )
 
 
 def test_progress_is_shown_when_asked_for(monkeypatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import json
 import os
 import subprocess
@@ -12,7 +14,18 @@ import numpy as np
 import pytest
 
 import _docs_scale
-from study import datasets, make_catalogue, measures, minilm, results, rivals, run
+import sparse_retrieval as sr
+from study import (
+    datasets,
+    energy,
+    make_catalogue,
+    measures,
+    minilm,
+    results,
+    rivals,
+    run,
+    sparse,
+)
 from study.systems import Setting, System
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,6 +79,106 @@ def test_a_result_that_moved_is_named() -> None:
     (line,) = results.differences(moved, made)
     assert row["setting"] in line
     assert "recall@100" in line
+
+
+def _answered(plan: run.Plan, setting: Setting, found: np.ndarray, n_bytes: float) -> None:
+    row = {"family": setting.family, "setting": setting.name, "seed": setting.seed}
+    row |= {"bytes": n_bytes, "shared_bytes": 0, "load_average": 0.0, "note": ""}
+    run.keep(plan, "set", setting, row)
+    np.save(run.kept_path(plan, "set", setting).with_suffix(".npy"), found.astype(np.int32))
+
+
+def test_a_run_adds_to_the_result_and_keeps_what_it_did_not_measure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((300, 8)).astype(np.float32)
+    known = datasets.DataSet("a set", "a seed", lambda data, cache: datasets.Source(rows), 20)
+    monkeypatch.setitem(datasets.DATA_SETS, "set", known)
+    own, rival = (Setting(family, family, _no_build) for family in ("ours", "rival"))
+    monkeypatch.setattr(results, "settings", lambda plan, name: [own, rival])
+    truth = datasets.prepared("set", tmp_path, tmp_path / "first").truth
+    worse = np.concatenate([truth[:, :60], np.full((20, 40), -1)], axis=1)
+    first = run.Plan(tmp_path, tmp_path / "first", ("set",), (0,), 1.0)
+    _answered(first, own, truth, 30.0)
+    _answered(first, rival, worse, 32.0)
+    before = results.assembled(first, "first")
+    (margin,) = before["sets"]["set"]["margins"][:1]
+    assert margin["paired"] is True
+    assert margin["recall@100"]["mean"] == pytest.approx(0.4)
+    before["sets"]["other"] = before["sets"]["set"]
+    monkeypatch.setitem(datasets.DATA_SETS, "other", known)
+    # another folder, as after it was lost: only ours is measured anew
+    second = run.Plan(tmp_path, tmp_path / "second", ("set",), (0,), 1.0, only=("ours",))
+    datasets.prepared("set", tmp_path, second.cache)
+    _answered(second, own, np.concatenate([truth[:, :50], worse[:, -50:]], axis=1), 31.0)
+    made = results.assembled(second, "second", json.loads(json.dumps(before)))
+    assert made["sets"]["other"] == before["sets"]["other"] | {
+        "rows": [
+            row | {"date": before["machine"]["date"]} for row in before["sets"]["other"]["rows"]
+        ]
+    }
+    by_name = {row["setting"]: row for row in made["sets"]["set"]["rows"]}
+    assert by_name["ours"]["bytes"] == 31.0
+    assert by_name["rival"]["recall@100"] == before["sets"]["set"]["rows"][1]["recall@100"]
+    (margin,) = made["sets"]["set"]["margins"][:1]
+    assert margin["paired"] is False
+    assert margin["recall@100"]["mean"] == pytest.approx(0.5 + 0.1 - 0.6 - 0.1, abs=0.11)
+    # rows that are others than before have nothing to keep
+    before["sets"]["set"]["sha256"] = "another"
+    made = results.assembled(second, "third", before)
+    assert [row["setting"] for row in made["sets"]["set"]["rows"]] == ["ours"]
+
+
+def test_means_of_other_queries_lie_as_far_apart_as_independent_ones() -> None:
+    one = {"mean": 0.8, "least": 0.77, "most": 0.84}
+    other = {"mean": 0.7, "least": 0.66, "most": 0.74}
+    apart = measures.apart(one, other)
+    assert apart == pytest.approx(
+        {"mean": 0.1, "least": 0.1 - 0.05, "most": 0.1 + 0.04 * 2**0.5}, abs=1e-5
+    )
+
+
+def test_energy_is_read_where_there_are_counters_and_missed_where_not(tmp_path: Path) -> None:
+    nothing = energy.readable(tmp_path / "powercap", tmp_path / "perf")
+    assert nothing["counters"] == []
+    assert energy.joules(tmp_path / "powercap") is None
+    for name, value in (("intel-rapl:0", 5_000_000), ("intel-rapl:0:0", 2_000_000)):
+        zone = tmp_path / "powercap" / name
+        zone.mkdir(parents=True)
+        (zone / "energy_uj").write_text(f"{value}\n", encoding="ascii")
+    (tmp_path / "perf").mkdir()
+    (tmp_path / "perf" / "energy-pkg").write_text("event=0x02\n", encoding="ascii")
+    (tmp_path / "perf" / "energy-pkg.scale").write_text("2.3e-10\n", encoding="ascii")
+    found = energy.readable(tmp_path / "powercap", tmp_path / "perf")["counters"]
+    assert len(found) == 3
+    assert energy.joules(tmp_path / "powercap") == 5.0, "a part is not counted beside its package"
+
+
+def test_sparse_codes_are_found_alike_in_every_engine(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    dense = rng.standard_normal((300, 40)) * (rng.random((300, 40)) < 0.2)
+    codes = sparse.unit(sr.SparseCodes.from_dense(dense.astype(np.float32)))
+    norms = np.linalg.norm(codes.to_dense(), axis=1)
+    np.testing.assert_allclose(norms[norms > 0], 1, rtol=1e-6)
+    expected = np.argsort(-(codes.to_dense() @ codes.to_dense()[:20].T), axis=0)[0]
+    sizes = {}
+    for number, (name, engine) in enumerate(
+        (
+            ("ours", functools.partial(sparse.in_ours, value_bits=32)),
+            ("sindi", sparse.in_sindi),
+            ("kannolo", sparse.in_kannolo),
+            ("qdrant", sparse.in_qdrant),
+        )
+    ):
+        module = {"sindi": "pyvsag", "kannolo": "kannolo", "qdrant": "qdrant_edge"}.get(name)
+        if module is not None and importlib.util.find_spec(module) is None:
+            continue
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        search, sizes[name] = engine(codes, folder)
+        np.testing.assert_array_equal(search(codes[:20])[:, 0], expected)
+    assert min(sizes.values()) > 0
 
 
 def test_packages_become_one_text_a_name() -> None:

@@ -5,8 +5,9 @@
 
 FOLDER holds ``catalogue_minilm_f16.npy``, which ``benches/study/make_catalogue.py`` makes. What was
 found is kept in the folder given with ``--cache``, part by part; a part that is there is not run
-again: delete the folder to measure anew. ``--quick`` needs ``examples/data`` alone, and with
-``--check`` compares its figures with ``benches/results/study_quick.json`` and writes nothing.
+again: delete the folder to measure anew. The result file keeps what this run did not measure.
+``--quick`` needs ``examples/data`` alone, and with ``--check`` compares its figures with
+``benches/results/study_quick.json`` and writes nothing.
 """
 
 from __future__ import annotations
@@ -82,7 +83,11 @@ def study(given: argparse.Namespace, cache: Path) -> int:
         if not given.no_latency:
             latency.run(plan, name)
     command = "make study-quick" if given.quick else "make study DATA=FOLDER"
-    made = results.assembled(plan, command)
+    out = given.out or RESULTS / ("study_quick.json" if given.quick else "study.json")
+    before = None
+    if not given.check and out.is_file():
+        before = json.loads(out.read_text(encoding="utf-8"))
+    made = results.assembled(plan, command, before)
     print(f"{time.perf_counter() - begun:.0f} s")
     if given.check:
         expected = json.loads((RESULTS / "study_quick.json").read_text(encoding="utf-8"))
@@ -92,7 +97,6 @@ def study(given: argparse.Namespace, cache: Path) -> int:
         compared = sum(len(of["rows"]) for of in made["sets"].values())
         print(f"{compared} settings compared, {len(differing)} figures differ")
         return 1 if differing or not compared else 0
-    out = given.out or RESULTS / ("study_quick.json" if given.quick else "study.json")
     with replacing(out) as temporary:
         temporary.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
     print(f"wrote {out}; `make docs` brings the docs in step")

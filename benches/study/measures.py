@@ -109,6 +109,19 @@ def summary(values: PerQuery) -> dict[str, float]:
     return {"mean": round(mean, 5), "least": round(least, 5), "most": round(most, 5)}
 
 
+def apart(one: dict[str, float], other: dict[str, float]) -> dict[str, float]:
+    """One mean less another, of which only their own intervals are known.
+
+    As of independent estimates: the half-widths add in squares, each side with the ends that
+    matter to it. Of the same queries this is wider than the interval of the paired differences.
+    """
+    mean = one["mean"] - other["mean"]
+    below = np.hypot(one["mean"] - one["least"], other["most"] - other["mean"])
+    above = np.hypot(one["most"] - one["mean"], other["mean"] - other["least"])
+    ends = {"mean": mean, "least": mean - float(below), "most": mean + float(above)}
+    return {key: round(value, 5) for key, value in ends.items()}
+
+
 def agree(one: dict[str, Any], other: dict[str, Any]) -> bool:
     """Whether two runs of a measure are within each other's intervals.
 

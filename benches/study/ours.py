@@ -13,12 +13,11 @@ from pathlib import Path
 import numpy as np
 
 import sparse_retrieval as sr
-from sparse_retrieval.compress import default_atoms, plan
-from study.systems import DEPTH, Ids, Rows, Setting, System
+from sparse_retrieval.compress import default_atoms, tried
+from study.systems import DECODED, DEPTH, Ids, Rows, Setting, System, mean_cosine
 
 #: bytes an item, row and scale, at most; the dictionary comes on top
 BUDGETS = (32, 48, 64, 96, 128)
-VALUE_BITS = 4
 ROUNDS = 12
 
 
@@ -36,16 +35,16 @@ def dictionary(items: Rows, cache: Path, n_atoms: int, seed: int) -> tuple[sr.Di
 
 def built(items: Rows, cache: Path, *, budget: float, seed: int, oversample: float = 0) -> System:
     """Codes of at most ``budget`` bytes; rescored against float16 vectors if asked for."""
-    n_atoms = default_atoms(len(items))
-    chosen = plan(len(items), k=None, bytes_per_item=budget, n_atoms=n_atoms, value_bits=VALUE_BITS)
+    n_atoms = default_atoms(len(items), items.shape[1])
     learnt, learn_s = dictionary(items, cache, n_atoms, seed)
     begun = time.process_time()
+    chosen = tried(learnt, items, bytes_per_item=budget, metric="cosine", threads=None)
     codes = learnt.encode(items, k=chosen.k)
     index = sr.SparseIndex.from_codes(
         codes,
         dictionary=learnt,
         metric="cosine",
-        value_bits=VALUE_BITS,
+        value_bits=chosen.value_bits,
         unit_items=True,
         modes=("dense",),
     )
@@ -67,7 +66,10 @@ def built(items: Rows, cache: Path, *, budget: float, seed: int, oversample: flo
         search=search,
         learn_s=learn_s,
         encode_s=encode_s,
-        note="" if vectors is None else f"of which {kept:g} may lie on disk",
+        cosine=mean_cosine(items[:DECODED], learnt.decode(codes[:DECODED]))
+        * float(index.stats()["quantisation_cosine"]),
+        note=f"{n_atoms} atoms, k = {chosen.k}, {chosen.value_bits:g} bits a value"
+        + (f"; {kept:g} bytes may lie on disk" if vectors is not None else ""),
     )
 
 

@@ -1,7 +1,14 @@
-"""What was found, judged and compared, as the result file holds it."""
+"""What was found, judged and compared, as the result file holds it.
+
+A run adds to the file: sets that were not run, and settings of which the study's folder has no
+answer, stay as they are in it, as long as the rows of the set are the same to the last bit. What
+is compared query by query needs both answers; with one that is in the file alone, the interval is
+that of two independent means, which is wider, and says so (``paired``).
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -9,7 +16,7 @@ from typing import Any
 import numpy as np
 
 import _machine
-from study import datasets, measures, ours
+from study import datasets, energy, measures, ours
 from study.measures import PerQuery
 from study.run import Plan, kept_path, settings
 
@@ -17,8 +24,22 @@ from study.run import Plan, kept_path, settings
 PARTIAL = ("HNSW", "IVF", "usearch", "ours, rescored")
 
 
-def assembled(plan: Plan, command: str) -> dict[str, Any]:
-    """Everything that the study's folder has of these data sets."""
+def assembled(plan: Plan, command: str, before: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Everything that the study's folder has of these data sets, and what the file had before.
+
+    Parameters
+    ----------
+    plan : Plan
+    command : str
+        What the file says that it is remade by.
+    before : dict, optional
+        An earlier result.
+    """
+    kept = {} if before is None else before["sets"]
+    for of in kept.values():
+        for row in of["rows"]:
+            row.setdefault("date", before["machine"]["date"] if before else None)
+    made = {name: of_set(plan, name, kept.get(name)) for name in plan.names if _begun(plan, name)}
     return {
         "benchmark": "study",
         "command": command,
@@ -26,7 +47,12 @@ def assembled(plan: Plan, command: str) -> dict[str, Any]:
         "seeds": list(plan.seeds),
         "rounds": ours.ROUNDS,
         "confidence": measures.CONFIDENCE,
-        "sets": {name: of_set(plan, name) for name in plan.names if _begun(plan, name)},
+        "energy": energy.readable(),
+        "sets": {
+            name: made.get(name) or kept[name]
+            for name in datasets.DATA_SETS
+            if name in made or name in kept
+        },
     }
 
 
@@ -34,26 +60,36 @@ def _begun(plan: Plan, name: str) -> bool:
     return (plan.cache / name / "answers").is_dir()
 
 
-def of_set(plan: Plan, name: str) -> dict[str, Any]:
+def of_set(plan: Plan, name: str, before: dict[str, Any] | None = None) -> dict[str, Any]:
     """One data set: its settings with all measures, and ours against the best at each size."""
     parts = datasets.prepared(name, plan.data, plan.cache)
     known = datasets.DATA_SETS[name]
+    sha256 = datasets.digest(parts)
+    if before is not None and before["sha256"] != sha256:
+        before = None
+    earlier: dict[str, dict[str, Any]] = {}
+    if before is not None:
+        earlier = {row["setting"]: row for row in before["rows"] if "recall@100" in row}
     rows: dict[str, dict[str, Any]] = {}
     found: dict[str, dict[str, list[PerQuery]]] = {}
     missing: dict[str, int] = {}  # settings of each family that have not been run
-    for setting in settings(plan, name):
+    for setting in settings(dataclasses.replace(plan, only=()), name):
         path = kept_path(plan, name, setting)
-        if not path.is_file():
+        row = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if (not row or "stopped_s" in row) and setting.name in earlier:
+            rows.setdefault(setting.name, earlier[setting.name])
+            continue
+        if not row:
             missing[setting.family] = missing.get(setting.family, 0) + 1
             continue
-        row = json.loads(path.read_text(encoding="utf-8"))
         if "stopped_s" in row:
             rows.setdefault(setting.name, row)
             continue
         ids = np.load(path.with_suffix(".npy")).astype(np.int64)
         judged = measures.judged(ids, parts.truth, parts.item_labels, parts.query_labels)
         # several seeds of one setting: one row, the first seed's sizes, all seeds' answers
-        rows[setting.name] = rows.get(setting.name, row)
+        if setting.name not in found:
+            rows[setting.name] = row
         of = found.setdefault(setting.name, {})
         for measure, values in judged.items():
             of.setdefault(measure, []).append(values)
@@ -74,12 +110,12 @@ def of_set(plan: Plan, name: str) -> dict[str, Any]:
         "items": len(parts.items),
         "queries": len(parts.queries),
         "columns": int(parts.items.shape[1]),
-        "sha256": datasets.digest(parts),
+        "sha256": sha256,
         "exact": exact,
         "rows": sorted(rows.values(), key=lambda row: (row.get("bytes", np.inf), row["setting"])),
         "margins": margins(rows, tables),
         "missing": missing,
-        "latency": _latency(plan.cache / name / "latency.json"),
+        "latency": _latency(plan.cache / name / "latency.json") or _still(before, rows),
     }
 
 
@@ -92,7 +128,7 @@ def margins(
         within = [
             row
             for name, row in rows.items()
-            if name in tables and row["bytes"] <= budget and row["family"] not in PARTIAL
+            if "recall@100" in row and row["bytes"] <= budget and row["family"] not in PARTIAL
         ]
         own = [row for row in within if row["family"] == "ours"]
         rivals = [row for row in within if row["family"] != "ours"]
@@ -103,12 +139,33 @@ def margins(
             return float(row["recall@100"]["mean"])
 
         best, rival = max(own, key=recall), max(rivals, key=recall)
-        row = {"bytes": budget, "ours": best["setting"], "rival": rival["setting"]}
+        names = best["setting"], rival["setting"]
+        paired = all(name in tables for name in names)
+        row = {"bytes": budget, "ours": names[0], "rival": names[1], "paired": paired}
         for measure in ("recall@1", "recall@10", "recall@100", "ndcg@10"):
-            apart = tables[best["setting"]][measure] - tables[rival["setting"]][measure]
-            row[measure] = measures.summary(apart)
+            if paired:
+                apart = tables[names[0]][measure] - tables[names[1]][measure]
+                row[measure] = measures.summary(apart)
+            else:
+                row[measure] = measures.apart(best[measure], rival[measure])
         made.append(row)
     return made
+
+
+def _still(before: dict[str, Any] | None, rows: dict[str, dict[str, Any]]) -> Any:
+    """Times of before, of settings that are what they were then."""
+    if before is None or before["latency"] is None:
+        return None
+    then = {row["setting"]: row for row in before["rows"]}
+    same = [
+        row
+        for row in before["latency"]["rows"]
+        if all(
+            then[row["setting"]].get(size) == rows[row["setting"]].get(size)
+            for size in ("bytes", "shared_bytes", "note")
+        )
+    ]
+    return before["latency"] | {"rows": same}
 
 
 def _latency(path: Path) -> dict[str, Any] | None:

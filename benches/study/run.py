@@ -9,6 +9,7 @@ that gives no answer within the limit is stopped, and its family goes on without
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
 import multiprocessing
 import os
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from sparse_retrieval._files import replacing
-from study import datasets, ours, rivals
+from study import datasets, ours, rivals, sparse
 from study.systems import Setting, threads_to_build
 
 #: where HNSW, a batch or all threads would take long, fewer queries are timed
@@ -63,6 +64,7 @@ def settings(plan: Plan, name: str) -> list[Setting]:
     parts = datasets.prepared(name, plan.data, plan.cache)
     made = ours.settings(plan.seeds)
     made += rivals.settings(parts.items.shape[1], len(parts.items), quick=plan.quick)
+    made += [] if plan.quick else sparse.settings()
     return [setting for setting in made if not plan.only or setting.family in plan.only]
 
 
@@ -92,6 +94,8 @@ def answer(plan: Plan, name: str, setting: Setting, parts: datasets.Split) -> di
         "encode_cpu_s": round(system.encode_s, 2),
         "built_s": round(built_s, 1),
         "load_average": round(os.getloadavg()[0], 1),
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "cosine": None if system.cosine is None else round(system.cosine, 5),
         "note": system.note,
     }
 

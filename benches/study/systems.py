@@ -20,6 +20,8 @@ Ids = NDArray[np.int64]
 Search = Callable[[Rows, int], Ids]
 
 DEPTH = 100
+#: items that are decoded to see how near they come back
+DECODED = 2_000
 
 
 def threads_to_build() -> int:
@@ -47,6 +49,8 @@ class System:
         Processor seconds.
     note : str
         What a reader must know of how bytes were counted.
+    cosine : float, optional
+        Mean cosine of items and what their stored form decodes to, where it can be decoded.
     """
 
     bytes_per_item: float
@@ -55,6 +59,14 @@ class System:
     learn_s: float = 0.0
     encode_s: float = 0.0
     note: str = ""
+    cosine: float | None = None
+
+
+def mean_cosine(items: Rows, decoded: Rows) -> float:
+    """Mean cosine of unit rows and what they decode to."""
+    norms = np.linalg.norm(decoded, axis=1)
+    products = np.einsum("ij,ij->i", items, decoded, dtype=np.float64)
+    return float(np.mean(products / np.where(norms > 0, norms, 1)))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,18 +18,33 @@ from sparse_retrieval._progress import bar
 from sparse_retrieval.codes import SparseCodes
 from sparse_retrieval.dictionary import Dictionary
 
+if TYPE_CHECKING:
+    from sparse_retrieval.index import Metric
+
 #: Fewer rows teach too little to be worth a dictionary.
 LEAST_ROWS = 100
 
-#: Rows an atom that the default number of atoms leaves. All rows that are stored are learnt
-#: from, so this may be fewer than what atoms for unseen rows need (see `Dictionary.fit`).
-ROWS_AN_ATOM = 7
+#: Rows an atom that the default number of atoms leaves, about, where rows are `WIDE` or wider. All
+#: rows that are stored are learnt from, so this may be fewer than what atoms for unseen rows need
+#: (see `Dictionary.fit`). Narrower rows get more atoms, in proportion, so that the dictionary
+#: takes some 110 bytes an item at most: they have fewer numbers to learn, and where rows are as
+#: narrow as codes are long, recall comes from atoms to choose among (docs/benchmarks.md).
+ROWS_AN_ATOM, WIDE = 7, 384
+LEAST_ROWS_AN_ATOM = 3
 
 #: More atoms decode better still, at a cost that grows with their square.
 MOST_ATOMS = 8192
 
 #: Rows an atom to learn from at most: more change the third digit of the cosine.
 SAMPLE_ROWS_AN_ATOM = 32
+
+#: Bits a value that are tried where bytes are given and bits are not. Fractions give bits to the
+#: ranks that they help most, so 3.5 is often better than 3 and 4. Rows that are coded closely, as
+#: narrow ones at many bytes, gain more from more bits than from more nonzeros.
+BITS_TRIED = (3.25, 3.5, 3.75, 4, 4.5, 5.5, 6.5)
+DEFAULT_BITS = 4
+#: Rows that they are tried on: the same for all, so that small differences show.
+TRIED_ROWS = 2_048
 
 #: Rows whose cosine with their codes is measured for `SparseIndex.stats`.
 MEASURED_ROWS = 10_000
@@ -44,13 +59,22 @@ class Plan:
     value_bits: float
 
 
-def default_atoms(n: int) -> int:
-    """The largest power of two that leaves 7 rows an atom, 64 at least and 8,192 at most.
+def default_atoms(n: int, width: int = WIDE) -> int:
+    """A power of two that leaves about 7 rows an atom, 64 at least and 8,192 at most.
 
-    64 atoms of 100 rows decode little, but a dictionary must have more atoms than a code has
-    nonzeros.
+    The nearest power of two, since latents are stored in whole bits. Rows narrower than 384 get
+    more atoms, down to about 3 rows for each. 64 atoms of 100 rows decode little, but a dictionary
+    must have more atoms than a code has nonzeros.
+
+    Parameters
+    ----------
+    n : int
+        Rows.
+    width : int, default 384
+        Numbers a row.
     """
-    return min(max(1 << int(math.log2(n / ROWS_AN_ATOM)), 64), MOST_ATOMS)
+    rows = min(max(ROWS_AN_ATOM * width / WIDE, LEAST_ROWS_AN_ATOM), ROWS_AN_ATOM)
+    return min(max(1 << max(round(math.log2(n / rows)), 0), 64), MOST_ATOMS)
 
 
 def plan(
@@ -94,6 +118,77 @@ def plan(
     k = as_count(32 if k is None else k, "k")
     # codes with as many nonzeros as there are atoms would be a change of basis, no compression
     return Plan(n_atoms, min(k, max(1, n_atoms // 2)), value_bits)
+
+
+def tried(
+    dictionary: Dictionary,
+    x: Any,
+    *,
+    bytes_per_item: float,
+    metric: Metric,
+    threads: int | None,
+) -> Plan:
+    """The k and the bits a value that decode a sample best within these bytes.
+
+    What a code loses are two errors at right angles, since values are fitted to their support:
+    what its atoms leave, and what its bits round. More bits leave room for fewer nonzeros. Which
+    weighs more depends on the data, so each of `BITS_TRIED` is tried on up to `TRIED_ROWS` rows
+    spread over x.
+
+    Parameters
+    ----------
+    dictionary : Dictionary
+    x : array_like of float, shape (n, d)
+    bytes_per_item : float
+        Bytes of row and scale to stay within.
+    metric : {"cosine", "inner_product"}
+        Of the index to be built.
+    threads : int or None
+
+    Returns
+    -------
+    Plan
+
+    Raises
+    ------
+    ValueError
+        If not even one nonzero fits the bytes.
+    """
+    from sparse_retrieval.index import SparseIndex
+
+    sample = as_rows(x[:: max(1, len(x) // TRIED_ROWS)], "x", np.float32)
+    best, least = Plan(dictionary.n_atoms, 0, 0), math.inf
+    for bits in BITS_TRIED:
+        try:
+            chosen = plan(
+                len(x),
+                k=None,
+                bytes_per_item=bytes_per_item,
+                n_atoms=dictionary.n_atoms,
+                value_bits=bits,
+            )
+        except ValueError:
+            if bits == BITS_TRIED[0]:
+                raise
+            break
+        # beyond as many atoms as there are dimensions a code decodes no better, only rounds worse
+        chosen = Plan(chosen.n_atoms, min(chosen.k, dictionary.embedding_dim), bits)
+        codes = dictionary.encode(sample, k=chosen.k, normalise=metric == "cosine", threads=threads)
+        index = SparseIndex.from_codes(
+            codes,
+            dictionary=dictionary,
+            metric=metric,
+            value_bits=bits,
+            unit_items=metric == "cosine",
+            modes=("dense",),
+            threads=threads,
+        )
+        decoded = mean_cosine(dictionary, sample, codes)
+        rounded = index.stats()["quantisation_cosine"]
+        lost = 1.0 - (decoded or 0.0) * (rounded or 0.0)
+        if lost < least:
+            best, least = chosen, lost
+    return best
 
 
 def learn(

@@ -264,7 +264,7 @@ class SparseIndex(Changes):
         bytes_per_item: float | None = None,
         n_atoms: int | None = None,
         dictionary: Dictionary | None = None,
-        value_bits: float = 4,
+        value_bits: float | None = None,
         metric: Metric = "cosine",
         modes: Sequence[Mode] | None = None,
         ids: Any = None,
@@ -296,11 +296,13 @@ class SparseIndex(Changes):
             Bytes of row and scale instead of k: as many nonzeros as fit. The dictionary comes
             on top once (see :meth:`stats`): it matters below a million items.
         n_atoms : int, optional
-            Default: the power of two that leaves 7 rows an atom, 64 to 8,192.
+            Default: a power of two that leaves about 7 rows an atom, 64 to 8,192; where d is
+            below 384 fewer, down to 3, in proportion.
         dictionary : Dictionary, optional
             Used as it is; nothing is learnt then.
-        value_bits : {32, 16, 8} or 1 to 7, default 4
-            As in :meth:`from_codes`.
+        value_bits : {32, 16, 8} or 1 to 7, optional
+            As in :meth:`from_codes`. Default: 4; with ``bytes_per_item`` what decodes a sample of
+            the rows best within these bytes, of 3.25 to 6.5.
         metric : {"cosine", "inner_product"}, default "cosine"
             Under "inner_product" codes keep the norms of the items.
         modes, ids, metadata, approximate, threads
@@ -343,7 +345,7 @@ class SparseIndex(Changes):
         metric = _as_metric(metric)
         if dictionary is not None and not isinstance(dictionary, Dictionary):
             raise TypeError(f"dictionary is {type(dictionary).__name__}; expected Dictionary")
-        bits = _as_bits(value_bits)
+        bits = compress.DEFAULT_BITS if value_bits is None else _as_bits(value_bits)
         x = open_rows(x, column)
         if not hasattr(x, "shape"):
             x = as_rows(x, "x", np.float32)
@@ -356,13 +358,19 @@ class SparseIndex(Changes):
         if dictionary is not None:
             atoms = dictionary.n_atoms
         else:
-            atoms = compress.default_atoms(n) if n_atoms is None else as_count(n_atoms, "n_atoms")
+            width = x.shape[1] if len(x.shape) == 2 else compress.WIDE
+            atoms = compress.default_atoms(n, width)
+            atoms = atoms if n_atoms is None else as_count(n_atoms, "n_atoms")
         chosen = compress.plan(
             n, k=k, bytes_per_item=bytes_per_item, n_atoms=atoms, value_bits=bits
         )
         if dictionary is None:
             dictionary = compress.learn(
                 x, chosen, rounds=rounds, seed=seed, threads=threads, progress=progress
+            )
+        if bytes_per_item is not None and value_bits is None:
+            chosen = compress.tried(
+                dictionary, x, bytes_per_item=bytes_per_item, metric=metric, threads=threads
             )
         codes = compress.encode(
             dictionary,
@@ -377,7 +385,7 @@ class SparseIndex(Changes):
             dictionary=dictionary,
             ids=ids,
             metric=metric,
-            value_bits=bits,
+            value_bits=chosen.value_bits,
             modes=modes,
             unit_items=metric == "cosine",
             reconstruction_cosine=compress.mean_cosine(dictionary, x, codes),

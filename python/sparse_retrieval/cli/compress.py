@@ -26,8 +26,12 @@ def command(
     ] = None,
     n_atoms: NAtoms = None,
     value_bits: Annotated[
-        float, typer.Option(help="Bits a value: 32, 16, 8, or 1 to 7 (coded by rank).")
-    ] = 4,
+        float | None,
+        typer.Option(
+            help="Bits a value: 32, 16, 8, or 1 to 7 (coded by rank). By default 4, or with "
+            "--bytes what decodes best."
+        ),
+    ] = None,
     metric: Annotated[Metric, typer.Option(help="What a score is.")] = Metric.cosine,
     mode: Annotated[
         list[Mode] | None,

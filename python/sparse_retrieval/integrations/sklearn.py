@@ -76,7 +76,7 @@ class _Coded(BaseEstimator):
             return dictionary
         n_atoms = self.n_atoms
         if n_atoms is None:
-            n_atoms = min(compress.default_atoms(max(len(rows), 7)), len(rows))
+            n_atoms = min(compress.default_atoms(max(len(rows), 7), rows.shape[1]), len(rows))
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         return Dictionary.fit(
             rows,
@@ -103,7 +103,7 @@ class SparseCoding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _Coded):
     Parameters
     ----------
     n_atoms : int, optional
-        Atoms to learn, s. Default: the power of two that leaves 7 rows an atom, 64 to 8,192, and
+        Atoms to learn, s. Default: that of `SparseIndex.from_embeddings`, 64 to 8,192, and
         no more than there are rows.
     k : int, default 32
         Nonzeros of a code at most; no more than there are atoms.
