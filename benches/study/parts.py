@@ -2,11 +2,11 @@
 
     PYTHONPATH=benches python -m study.parts --data FOLDER [--cache FOLDER] [--sets NAME ...]
 
-Goes by the study's splits, truth and dictionaries, and writes ``benches/results/study_parts.json``;
-sets that are not named keep what the file has of them. The reference is ours at 66 bytes as the
-study has it, seed 0. Each row is compared with it query by query, with an interval. Choices that
-need a dictionary learnt anew are left out where that takes more than LEARN_S processor seconds;
-the catalogue has them in ``recall_per_bytes.json``.
+`make study-parts DATA=FOLDER` is this. Goes by the study's splits, truth and dictionaries, and
+writes ``benches/results/study_parts.json``; sets that are not named keep what the file has of them.
+The reference is ours at 66 bytes as the study has it, seed 0. Each row is compared with it query by
+query, with an interval. Choices that need a dictionary learnt anew are left out where that takes
+more than LEARN_S processor seconds; the catalogue has them in ``recall_per_bytes.json``.
 """
 
 from __future__ import annotations
@@ -285,7 +285,7 @@ def main() -> int:
     made = json.loads(options.out.read_text(encoding="utf-8")) if options.out.is_file() else {}
     made |= {
         "benchmark": "study_parts",
-        "command": "python -m study.parts --data FOLDER",
+        "command": "make study-parts DATA=FOLDER",
         "bytes": BYTES,
         "confidence": measures.CONFIDENCE,
     }
