@@ -16,7 +16,7 @@ import functools
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -237,41 +237,43 @@ def learnt(study: Study) -> Iterator[Part]:
         yield study.part(of, name, dictionary, encoded, learn_s=learn_s)
 
 
-FAMILIES: tuple[Callable[[Study], Iterator[Part]], ...] = (
-    reference,
-    values,
-    encoders,
-    drawn,
-    learnt,
-    trained,
-)
+FAMILIES: dict[str, Callable[[Study], Iterator[Part]]] = {
+    "reference": reference,
+    "values": values,
+    "encoders": encoders,
+    "drawn": drawn,
+    "learnt": learnt,
+    "trained": trained,
+}
 
 
-def of_set(name: str, data: Path, cache: Path) -> dict[str, Any]:
-    """All parts of one set, each against the reference."""
+def of_set(
+    name: str, data: Path, cache: Path, families: Sequence[str], before: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """What is known of a set after each family: rows against the reference, and rows of before."""
     study = Study(name, data, cache)
-    rows: list[dict[str, Any]] = []
+    rows = {(row["of"], row["choice"]): row for row in before.get("rows", [])}
     judge = functools.partial(measures.recall, truth=study.parts.truth, depth=DEPTH)
     base: Rows | None = None
-    for family in FAMILIES:
-        for part in family(study):
+    for family in ("reference", *(f for f in FAMILIES if f in families and f != "reference")):
+        for part in FAMILIES[family](study):
             recall = judge(part.found)
             base = recall if base is None else base
             row = {"of": part.of, "choice": part.choice, "bytes": part.bytes}
             row |= {"recall": measures.summary(recall), "change": measures.summary(recall - base)}
             row |= {"learn_cpu_s": round(part.learn_s, 1), "encode_cpu_s": round(part.encode_s, 1)}
-            rows.append(row)
+            rows[part.of, part.choice] = row
             print(f"{name:10} {part.of:8} {part.choice:44} {row['bytes']:6.1f} {recall.mean():.4f}")
             sys.stdout.flush()
-    return {
-        "title": datasets.DATA_SETS[name].title,
-        "items": len(study.items),
-        "atoms": study.n_atoms,
-        "k": study.plan.k,
-        "value_bits": study.plan.value_bits,
-        "machine": _machine.describe(),
-        "rows": rows,
-    }
+        yield {
+            "title": datasets.DATA_SETS[name].title,
+            "items": len(study.items),
+            "atoms": study.n_atoms,
+            "k": study.plan.k,
+            "value_bits": study.plan.value_bits,
+            "machine": _machine.describe(),
+            "rows": list(rows.values()),
+        }
 
 
 def main() -> int:
@@ -280,6 +282,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=Path(), help="folder of the catalogue")
     parser.add_argument("--cache", type=Path, default=ROOT / ".study", help="the study's folder")
     parser.add_argument("--sets", nargs="+", choices=list(datasets.DATA_SETS), default=SETS)
+    parser.add_argument("--only", nargs="+", choices=list(FAMILIES), default=list(FAMILIES))
     parser.add_argument("--out", type=Path, default=OUT, help="result file")
     options = parser.parse_args()
     made = json.loads(options.out.read_text(encoding="utf-8")) if options.out.is_file() else {}
@@ -290,10 +293,11 @@ def main() -> int:
         "confidence": measures.CONFIDENCE,
     }
     for name in options.sets:
-        of = of_set(name, options.data, options.cache / "full")
-        made["sets"] = made.get("sets", {}) | {name: of}
-        with replacing(options.out) as temporary:
-            temporary.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+        before = made.get("sets", {}).get(name, {})
+        for of in of_set(name, options.data, options.cache / "full", options.only, before):
+            made["sets"] = made.get("sets", {}) | {name: of}
+            with replacing(options.out) as temporary:
+                temporary.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
     return 0
 
 
