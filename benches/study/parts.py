@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 import _ablations
 import _machine
@@ -181,13 +182,19 @@ def encoders(study: Study) -> Iterator[Part]:
         yield study.part("encoder", name, study.atoms, study.encoded(study.atoms, k, **options))
 
 
+def _rounded(atoms: NDArray[np.floating[Any]]) -> NDArray[np.float16]:
+    """In half precision, as an index holds them."""
+    return atoms.astype(np.float16)
+
+
 def drawn(study: Study) -> Iterator[Part]:
     """Atoms that nothing was learnt for."""
     rng = np.random.default_rng(SEED)
     rows = study.items[np.sort(rng.permutation(len(study.items))[: study.n_atoms])]
-    directions = rng.standard_normal(rows.shape).astype(np.float32)
+    directions = rng.standard_normal(rows.shape)
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     for name, atoms in (("items drawn at random", rows), ("directions at random", directions)):
-        dictionary = sr.Dictionary(atoms.astype(np.float16))
+        dictionary = sr.Dictionary(_rounded(atoms))
         encoded = study.encoded(dictionary, study.plan.k)
         yield study.part("atoms", name, dictionary, encoded, learn_s=0.0)
 
