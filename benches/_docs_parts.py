@@ -58,7 +58,7 @@ def parts() -> str:
             lines.append(line.rstrip())
     notes = []
     for of in sets.values():
-        base = of["rows"][0]
+        base = next(row for row in of["rows"] if not row["of"])
         recall, machine = base["recall"], of["machine"]
         notes.append(
             f"{of['title'].capitalize()}, as it is: {of['items']:,} items, {of['atoms']:,} atoms, "

@@ -21,6 +21,7 @@ from study import (
     make_catalogue,
     measures,
     minilm,
+    parts,
     results,
     rivals,
     run,
@@ -179,6 +180,33 @@ def test_sparse_codes_are_found_alike_in_every_engine(tmp_path: Path) -> None:
         search, sizes[name] = engine(codes, folder)
         np.testing.assert_array_equal(search(codes[:20])[:, 0], expected)
     assert min(sizes.values()) > 0
+
+
+def test_parts_change_one_choice_each_against_the_same_reference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((12, 64))
+    rows = centres[rng.integers(12, size=700)] + 0.4 * rng.standard_normal((700, 64))
+    rows = rows.astype(np.float32)
+    known = datasets.DataSet("a set", "a seed", lambda data, cache: datasets.Source(rows), 100)
+    monkeypatch.setitem(datasets.DATA_SETS, "set", known)
+    monkeypatch.setattr(parts.measures, "RESAMPLES", 200)
+    before = {"rows": [{"of": "kept", "choice": "of an earlier run"}]}
+    families = ["values", "encoders", "drawn"]
+    *_, made = parts.of_set("set", tmp_path, tmp_path, families, before)
+    kept, base, *others = made["rows"]
+    assert kept["of"] == "kept"
+    assert (base["of"], base["choice"], base["change"]["mean"]) == ("", "as it is", 0.0)
+    assert {row["of"] for row in others} == {"query", "values", "scale", "encoder", "atoms"}
+    for row in others:
+        apart = row["recall"]["mean"] - base["recall"]["mean"]
+        assert row["change"]["mean"] == pytest.approx(apart, abs=2e-5)
+        if "at the same k" not in row["choice"]:
+            assert row["bytes"] <= parts.BYTES
+    by_choice = {row["choice"]: row["recall"]["mean"] for row in others}
+    assert by_choice["the k largest projections as they are"] < base["recall"]["mean"]
+    assert by_choice["queries encoded, mode sparse"] < base["recall"]["mean"]
 
 
 def test_packages_become_one_text_a_name() -> None:

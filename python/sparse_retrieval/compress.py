@@ -41,7 +41,10 @@ SAMPLE_ROWS_AN_ATOM = 32
 #: Bits a value that are tried where bytes are given and bits are not. Fractions give bits to the
 #: ranks that they help most, so 3.5 is often better than 3 and 4. Rows that are coded closely, as
 #: narrow ones at many bytes, gain more from more bits than from more nonzeros.
-BITS_TRIED = (3.25, 3.5, 3.75, 4, 4.5, 5.5, 6.5)
+BITS_TRIED = (3.25, 3.5, 3.75, 4, 4.5, 5.5, 7)
+#: Nonzeros of what is tried, as a share of the dimensions: with as many as there are, values grow
+#: large and cancel each other, and rounding them loses what the last atoms gain.
+MOST_NONZEROS = 0.8
 DEFAULT_BITS = 4
 #: Rows that they are tried on: the same for all, so that small differences show.
 TRIED_ROWS = 2_048
@@ -171,8 +174,8 @@ def tried(
             if bits == BITS_TRIED[0]:
                 raise
             break
-        # beyond as many atoms as there are dimensions a code decodes no better, only rounds worse
-        chosen = Plan(chosen.n_atoms, min(chosen.k, dictionary.embedding_dim), bits)
+        most = max(1, int(MOST_NONZEROS * dictionary.embedding_dim))
+        chosen = Plan(chosen.n_atoms, min(chosen.k, most), bits)
         codes = dictionary.encode(sample, k=chosen.k, normalise=metric == "cosine", threads=threads)
         index = SparseIndex.from_codes(
             codes,
