@@ -114,8 +114,8 @@ def errors() -> str:
             known = rival.get("cosine")
             lines.append(
                 f"| {of['title']} | {margin['bytes']} | {own['note'].replace(' bits a value', '')} "
-                f"| {1 - own['cosine']:.4f} | {rival['setting']} | "
-                f"{'' if known is None else f'{1 - known:.4f}'} | {_signed(margin['recall@100'])} |"
+                f"| {1 - own['cosine']:.2g} | {rival['setting']} | "
+                f"{'' if known is None else f'{1 - known:.2g}'} | {_signed(margin['recall@100'])} |"
             )
     return "\n".join(lines)
 
