@@ -139,7 +139,7 @@ def _elsewhere(results: dict[str, Any]) -> list[str]:
         return []
     return [
         f"{of['title'].capitalize()}: better rivals, learnt from all rows, were measured on the "
-        "same split in the next section, and run to recall@100 alone (in brackets, ours less "
+        "same split in the next section, by recall@100 alone (in brackets, ours less "
         f"theirs): {'; '.join(parts)}."
     ]
 

@@ -191,7 +191,6 @@ def test_parts_change_one_choice_each_against_the_same_reference(
     rows = rows.astype(np.float32)
     known = datasets.DataSet("a set", "a seed", lambda data, cache: datasets.Source(rows), 100)
     monkeypatch.setitem(datasets.DATA_SETS, "set", known)
-    monkeypatch.setattr(parts.measures, "RESAMPLES", 200)
     before = {"rows": [{"of": "kept", "choice": "of an earlier run"}]}
     families = ["values", "encoders", "drawn"]
     *_, made = parts.of_set("set", tmp_path, tmp_path, families, before)
