@@ -46,8 +46,7 @@ def read_matrix(path: Path) -> NDArray[Any]:
     FileNotFoundError
         If it does not exist.
     """
-    if not path.is_file():
-        raise _missing(path)
+    refuse_missing(path)
     if path.suffix == ".npy":
         array = _load_npy(path)
     elif path.suffix == ".safetensors":
@@ -88,8 +87,7 @@ def read_rows(path: Path, column: str | None = None) -> Any:
     """
     if path.suffix != ".parquet" and column is None:
         return read_matrix(path)
-    if not path.is_file():
-        raise _missing(path)
+    refuse_missing(path)
     try:
         return open_rows(path, column)
     except UnsoundFileError as error:
@@ -98,8 +96,7 @@ def read_rows(path: Path, column: str | None = None) -> Any:
 
 def read_ids(path: Path) -> NDArray[np.int64]:
     """Read one integer id an item from an ``.npy`` file."""
-    if not path.is_file():
-        raise _missing(path)
+    refuse_missing(path)
     ids = _load_npy(path)
     if ids.ndim != 1 or ids.dtype.kind not in "iu":
         raise CommandError(
@@ -110,8 +107,7 @@ def read_ids(path: Path) -> NDArray[np.int64]:
 
 def read_filter(path: Path) -> NDArray[Any]:
     """Read the items that may be returned from an ``.npy`` file: a mask of bool, or ids."""
-    if not path.is_file():
-        raise _missing(path)
+    refuse_missing(path)
     chosen = _load_npy(path)
     if chosen.ndim != 1 or chosen.dtype.kind not in "biu" or chosen.dtype == np.uint8:
         raise CommandError(
@@ -133,8 +129,7 @@ def read_codes(path: Path) -> SparseCodes:
     """Read codes written by :func:`write_codes` or by ``scipy.sparse.save_npz`` (CSR)."""
     from sparse_retrieval import SparseCodes
 
-    if not path.is_file():
-        raise _missing(path)
+    refuse_missing(path)
     if path.suffix != ".npz":
         raise CommandError(f"{path}: codes are read from .npz files, as `encode` writes them")
     try:
@@ -234,7 +229,9 @@ def _load_safetensors(path: Path) -> NDArray[Any]:
     return tensor
 
 
-def _missing(path: Path) -> OSError:
+def refuse_missing(path: Path) -> None:
+    """Raise the OSError that says so if there is no file at ``path``."""
     if path.is_dir():
-        return IsADirectoryError(21, "is a folder, expected a file", str(path))
-    return FileNotFoundError(2, "no such file", str(path))
+        raise IsADirectoryError(21, "is a folder, expected a file", str(path))
+    if not path.is_file():
+        raise FileNotFoundError(2, "no such file", str(path))

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sparse_retrieval.cli._errors import USAGE, CommandError
-from sparse_retrieval.cli._files import check_writable, read_matrix, read_rows, write_codes
+from sparse_retrieval.cli._files import check_writable, read_rows, write_codes
 from sparse_retrieval.cli._options import Column, Quiet, Rows, Threads
+from sparse_retrieval.cli._sources import read_source
 
 if TYPE_CHECKING:
     from sparse_retrieval import SparseCodes
@@ -56,11 +57,11 @@ def command(
         chosen = Method.pursuit if method is None else method
         codes = _pursue(x, dictionary, 32 if k is None else k, chosen, column, threads, quiet)
     elif model is not None:
-        if method is not None or column is not None or threads is not None:
+        if method is not None or threads is not None:
             raise CommandError(
-                "--method, --column and --threads go with --dictionary, not with --model", USAGE
+                "--method and --threads go with --dictionary, not with --model", USAGE
             )
-        codes = _apply(x, model, k)
+        codes = _apply(x, model, k, column)
     else:
         raise CommandError("neither --model nor --dictionary given, expected one", USAGE)
     write_codes(out, codes)
@@ -85,9 +86,9 @@ def _pursue(
         return atoms.encode(rows, k, method.value, threads=threads, progress=advance)
 
 
-def _apply(x: Path, model: Path, k: int | None) -> SparseCodes:
+def _apply(x: Path, model: Path, k: int | None, column: str | None) -> SparseCodes:
     import sparse_retrieval as sr
 
-    rows = read_matrix(x)
+    rows = read_source(x, column)
     codes: SparseCodes = sr.CompresSAE.from_pretrained(model).sparse_codes(rows, k=k)
     return codes

@@ -10,12 +10,12 @@ from typing import Annotated
 import typer
 
 from sparse_retrieval.cli._errors import INTERRUPTED, CommandError
-from sparse_retrieval.cli._files import read_matrix
-from sparse_retrieval.cli._options import Embeddings
+from sparse_retrieval.cli._options import Rows
+from sparse_retrieval.cli._sources import read_source
 
 
 def command(
-    x: Embeddings,
+    x: Rows,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write the model into.")],
     hidden_dim: Annotated[
         int, typer.Option(min=1, help="Latents: the width of the code space.")
@@ -24,9 +24,16 @@ def command(
     steps: Annotated[int, typer.Option(min=1, help="Steps of the optimiser.")] = 500,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows a step.")] = 4096,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same machine: same weights.")] = 0,
+    column: Annotated[
+        str | None,
+        typer.Option(
+            help="Column of a .parquet file, tensor of a .safetensors one; by default the only "
+            "suitable one."
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:
-    """Train a CompresSAE on embeddings.
+    """Train a CompresSAE on embeddings, which are read batch by batch.
 
     Ctrl-C ends the training after the step under way, writes the model as it is then, and
     exits with 130.
@@ -34,8 +41,8 @@ def command(
     import sparse_retrieval as sr
     from sparse_retrieval.training import TrainingInterrupted
 
-    rows = read_matrix(x)
-    model = sr.CompresSAE(input_dim=rows.shape[1], hidden_dim=hidden_dim, k=k, seed=seed)
+    rows = read_source(x, column)
+    model = sr.CompresSAE(input_dim=rows.dim, hidden_dim=hidden_dim, k=k, seed=seed)
     _must_be_writable(out)  # said now, not after the training
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TrainingInterrupted)  # said below, on one line

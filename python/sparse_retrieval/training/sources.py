@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from sparse_retrieval._extras import require
-from sparse_retrieval._rows import ParquetRows, open_rows
+from sparse_retrieval._rows import ParquetRows, UnsoundFileError, open_rows
 
 from .data import ArraySource, RowSource, refuse_non_finite
 
@@ -57,7 +57,7 @@ def _mapped_tensor(path: Path, name: str | None) -> Tensor:
             tensor: Tensor = file.get_tensor(name)
             return tensor
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is no readable safetensors file: {error}") from error
+        raise UnsoundFileError(f"{path} is no readable safetensors file: {error}") from error
 
 
 class ParquetSource:
