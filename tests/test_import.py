@@ -37,7 +37,7 @@ sys.meta_path.insert(0, Block())
 """
 
 
-@pytest.mark.parametrize("name", ["CompresSAE", "train", "TrainConfig", "History"])
+@pytest.mark.parametrize("name", ["CompresSAE", "Trainer", "train", "TrainConfig", "History"])
 def test_without_torch_its_names_say_which_extra_to_install(run_python, name):
     script = BLOCKED.format(blocked={"torch"}) + (
         f"import sparse_retrieval as sr\ntry:\n    sr.{name}\n"

@@ -217,6 +217,21 @@ def test_the_device_is_where_the_model_is_moved_and_stays(monkeypatch: pytest.Mo
     assert local_device("mps", current) == torch.device("mps")
 
 
+@pytest.mark.parametrize("device", ["cuda", "cuda:9", "mps"])
+def test_a_device_is_trained_on_or_is_said_to_be_absent(device: str) -> None:
+    there = torch.backends.mps.is_available() if device == "mps" else torch.cuda.is_available()
+    model = CompresSAE(16, 64, 4)
+    if there and device != "cuda:9":
+        train(model, mixture(50), steps=1, device=device)
+        assert model.encoder_weight.device.type == device
+        return
+    before = weights(model)
+    with pytest.raises(ValueError, match=rf"device is '{device}', but torch .* sees .* here"):
+        train(model, mixture(50), steps=1, device=device)
+    assert model.encoder_weight.device.type == "cpu"
+    assert all(torch.equal(before[name], now) for name, now in weights(model).items())
+
+
 def test_a_world_of_one_answers_without_torch_distributed() -> None:
     world, values = World(), torch.arange(3)
     assert (world.rank, world.size, world.leads) == (0, 1, True)

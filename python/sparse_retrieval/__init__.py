@@ -1,7 +1,7 @@
 """Short signed sparse codes of dense embeddings, searched exactly from one compact file.
 
-Needs numpy alone. ``CompresSAE`` and ``train`` need torch, and are imported when they are first
-asked for.
+Needs numpy alone. ``CompresSAE``, ``Trainer`` and ``train`` need torch, and are imported when
+they are first asked for.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sparse_retrieval.selection import Bitmap
 from sparse_retrieval.writer import IndexWriter
 
 if TYPE_CHECKING:
-    from sparse_retrieval.training import CompresSAE, History, TrainConfig, train
+    from sparse_retrieval.training import CompresSAE, History, TrainConfig, Trainer, train
 
 __all__ = [
     "Approximate",
@@ -32,12 +32,13 @@ __all__ = [
     "SparseCodes",
     "SparseIndex",
     "TrainConfig",
+    "Trainer",
     "__version__",
     "merge",
     "train",
 ]
 
-_NEED_TORCH = {"CompresSAE", "History", "TrainConfig", "train"}
+_NEED_TORCH = {"CompresSAE", "History", "TrainConfig", "Trainer", "train"}
 
 
 def __getattr__(name: str) -> Any:

@@ -97,3 +97,25 @@ def local_device(device: str | torch.device | None, current: torch.device) -> to
     if str(wanted) == "cuda" and "LOCAL_RANK" in os.environ:
         return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     return wanted
+
+
+def refuse_absent(device: torch.device) -> None:
+    """Say that a device is not there before a model is moved to it.
+
+    Raises
+    ------
+    ValueError
+        If torch sees no such CUDA or MPS device here.
+    """
+    if device.type == "cuda":
+        there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        absent = (device.index or 0) >= there
+        seen = f"{there} CUDA devices" if there else "no CUDA device"
+    else:
+        absent = device.type == "mps" and not torch.backends.mps.is_available()
+        seen = "no MPS device"
+    if absent:
+        raise ValueError(
+            f"device is {str(device)!r}, but torch {torch.__version__} sees {seen} here; "
+            "train with device='cpu', or with a torch and a driver for that device"
+        )

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from .callbacks import Callback
-from .distributed import joined, local_device
+from .distributed import joined, local_device, refuse_absent
 from .history import History, StepMetrics
 from .model import CompresSAE
 from .run import Run, TrainingInterrupted
@@ -35,6 +35,7 @@ class Trainer:
     device : str or torch.device, optional
         Where to train (``"cpu"``, ``"cuda"``, ``"mps"``); the model is moved there and stays. By
         default where it is. Under torchrun ``"cuda"`` is the device of the process's LOCAL_RANK.
+        One that is not there is an error: nothing falls back to a slower device unasked.
     callbacks : iterable of Callback, optional
     checkpoints : path-like, optional
         Folder for the checkpoint: written every ``checkpoint_every`` steps, at the end, and after
@@ -75,6 +76,7 @@ class Trainer:
             raise TypeError(f"config must be a TrainConfig, got {type(config).__name__}")
         self.model, self.config = model, config or TrainConfig()
         self.device = local_device(device, model.encoder_weight.device)
+        refuse_absent(self.device)
         self.callbacks = list(callbacks)
         self.checkpoints = None if checkpoints is None else Path(checkpoints)
         self.progress = progress
@@ -190,7 +192,7 @@ def train(
     ------
     TypeError, ValueError
         If x or an option is malformed, x has another width than the model, no parameter is to be
-        trained, or a row holds NaN or inf (checked when it is first fetched; the row is named);
+        trained, the device is not there, or a row holds NaN or inf (checked when it is first fetched; the row is named);
         or the checkpoint is damaged, or of other options, data or another model.
     FloatingPointError
         If the loss stops being finite, before that step is taken.
