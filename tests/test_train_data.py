@@ -254,15 +254,19 @@ def test_reading_ahead_gives_the_same_batches_and_raises_when_it_is_their_turn()
         next(reader)
 
 
-def test_neighbours_are_the_nearest_by_cosine_and_come_with_their_anchor() -> None:
-    x = mixture(120)
+def test_neighbours_are_those_that_a_search_of_the_codes_returns() -> None:
+    x, model = mixture(120), CompresSAE(16, 64, 4)
+    train(model, x, steps=30, batch_size=60)
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
-    cosines = unit @ unit.T
+    decoded = model.dictionary().decode(model.sparse_codes(x))
+    cosines = unit @ (decoded / np.linalg.norm(decoded, axis=1, keepdims=True)).T
     np.fill_diagonal(cosines, -2)
     expected = np.sort(np.argsort(-cosines, axis=1)[:, :3], axis=1)
-    found = np.sort(nearest_others(torch.from_numpy(x), 3).numpy(), axis=1)
-    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(
+        np.sort(nearest_others(model, as_row_source(x), 3), axis=1), expected
+    )
     order = Neighbourhoods(as_row_source(x), 3, seed=0)
+    order.refresh(model)
     batches = next(order.windows(32, 0, 0))
     assert batches.shape == (120 // 8, 32)
     for batch in batches:
@@ -272,6 +276,39 @@ def test_neighbours_are_the_nearest_by_cosine_and_come_with_their_anchor() -> No
     assert not np.array_equal(batches, next(order.windows(32, 0, 1)))
     with pytest.raises(ValueError, match="hard_negatives must be less than the 120 rows"):
         Neighbourhoods(as_row_source(x), 120, seed=0)
+
+
+def test_a_row_is_never_its_own_neighbour_even_where_it_does_not_find_itself() -> None:
+    x, model = mixture(40), CompresSAE(16, 64, 1)  # one latent a code: many rows are alike
+    x[5] = 0  # and one has no code at all
+    nearest = nearest_others(model, as_row_source(x), 6)
+    assert nearest.shape == (40, 6)
+    assert not (nearest == np.arange(40)[:, None]).any()
+    assert all(len(set(row)) == 6 for row in nearest.tolist())
+    assert ((nearest >= 0) & (nearest < 40)).all()
+
+
+def test_neighbours_are_looked_for_again_when_they_are_due_and_make_the_batches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked: list[int] = []
+    refresh = Neighbourhoods.refresh
+
+    def counted(self: Neighbourhoods, model: CompresSAE) -> None:
+        looked.append(len(told))
+        refresh(self, model)
+
+    monkeypatch.setattr(Neighbourhoods, "refresh", counted)
+    told: list[int] = []
+    config = TrainConfig(
+        steps=12, batch_size=32, hard_negatives=3, ranking_start=0.5, mine_every=4, evaluate_every=6
+    )
+    model = CompresSAE(16, 64, 4)
+    train(model, mixture(120), config=config, on_step=lambda metrics: told.append(metrics.step))
+    assert looked == [6, 10]
+    plain = CompresSAE(16, 64, 4)
+    train(plain, mixture(120), steps=12, batch_size=32)
+    assert not same_bytes(model, plain), "other batches from the seventh step on"
 
 
 def test_a_stream_cannot_be_encoded_and_the_error_says_what_can() -> None:
@@ -366,6 +403,12 @@ BAD: dict[str, tuple[Callable[[Path], Any], dict[str, Any], type[Exception], str
         "held_out has no row that is not zero",
     ),
     "width of held out": (lambda f: X, {"held_out": X[:, :9]}, ValueError, "x has 9 columns"),
+    "neighbours of a stream": (
+        lambda f: Going(X),
+        {"hard_negatives": 3},
+        ValueError,
+        "hard_negatives need rows that can be fetched by number, and x is a stream",
+    ),
     "few for a stream": (lambda f: Going(X), {"held_out": X[:9]}, ValueError, "has 9 rows"),
 }
 
@@ -373,8 +416,9 @@ BAD: dict[str, tuple[Callable[[Path], Any], dict[str, Any], type[Exception], str
 @pytest.mark.parametrize("case", BAD)
 def test_training_refuses_data(tmp_path: Path, case: str) -> None:
     make, options, error, message = BAD[case]
-    config = TrainConfig(steps=options.get("steps", 3), batch_size=64)
-    options = {name: value for name, value in options.items() if name != "steps"}
+    options = dict(options)
+    trained = {name: options.pop(name) for name in ("steps", "hard_negatives") if name in options}
+    config = TrainConfig(**{"steps": 3, "batch_size": 64, **trained})
     with pytest.raises(error) as caught:
         train(CompresSAE(16, 64, 4), make(tmp_path), config=config, **options)
     assert message in str(caught.value)

@@ -24,14 +24,14 @@ CASES: dict[str, dict[str, Any]] = {
     "plain": {},
     "constraint and averages": {"tangent": True, "max_grad_norm": 0.05, "ema_decay": 0.8},
     "batch selection": {"selection": "batch"},
-    "ranking": {"ranking_weight": 1.0, "ranking_anchors": 16},
+    "ranking": {"ranking_weight": 1.0, "ranking_anchors": 16, "ranking_start": 0.25},
     "auxiliary": {"revive": "auxiliary", "aux_k": 8},
     "resample": {"revive": "resample", "resample_every": 4},
     "nested": {"nested_k": [2, 4, 8], "schedule": "cosine", "warmup_steps": 2},
     # fewer rows than processes: one of them has none
     "one row": {"batch_size": 1},
     "windows": {"shuffle": "windows", "window_rows": 64},
-    "neighbours": {"hard_negatives": 3, "batch_size": 32},
+    "neighbours": {"hard_negatives": 3, "batch_size": 32, "ranking_start": 0.5, "mine_every": 4},
 }
 
 CHILD = """

@@ -154,11 +154,19 @@ def test_the_ranking_term_is_added_to_the_objective() -> None:
     model = CompresSAE(D, S, K).double()
     none = torch.zeros(S, dtype=torch.bool)
     plain = Objective(model, TrainConfig(), World())(x, 1, none)
-    config = TrainConfig(ranking_weight=2.0, ranking_anchors=N, ranking_temperature=0.2)
-    ranked = Objective(model, config, World())(x, 1, none)
+    config = TrainConfig(
+        steps=9,
+        ranking_weight=2.0,
+        ranking_anchors=N,
+        ranking_temperature=0.2,
+        ranking_start=1 / 3,
+    )
+    ranked = Objective(model, config, World())(x, 4, none)
     expected = 2 * kl(plain.unit, plain.x_hat, list(range(N)), 0.2)
     torch.testing.assert_close(ranked.value - plain.value, expected, rtol=1e-9, atol=0)
     torch.testing.assert_close((ranked.loss - plain.loss).detach(), expected, rtol=1e-9, atol=0)
+    before = Objective(model, config, World())(x, 3, none)
+    assert torch.equal(before.value, plain.value), "it sets in after a third of nine steps"
 
 
 def test_training_on_ranking_lowers_it() -> None:
@@ -262,6 +270,11 @@ def test_schedules_have_the_rates_that_are_documented() -> None:
     assert all(a >= b for a, b in itertools.pairwise(rates[4:]))
     assert rates[9] == pytest.approx(0.5)
     assert rates[-1] == pytest.approx(0.1)
+    cooldown = TrainConfig(steps=22, lr=1.0, schedule="cooldown", warmup_steps=2)
+    rates = [cooldown.lr_at(step) for step in range(1, 23)]
+    assert rates[:2] == pytest.approx([0.5, 1.0])
+    assert set(rates[2:18]) == {1.0}
+    assert rates[18:] == pytest.approx([1.0, 0.75, 0.5, 0.25])
     told: list[float] = []
     config = TrainConfig(steps=3, batch_size=8, warmup_steps=2, lr=0.4)
     train(CompresSAE(D, S, K), mixture(8), config=config, on_step=lambda m: told.append(m.lr))
@@ -354,7 +367,13 @@ def test_more_latents_than_the_model_has_are_refused(options: dict[str, Any], me
     [
         {"selection": "batch", "ranking_weight": 1.0},
         {"precision": "bf16", "ema_decay": 0.9},
-        {"hard_negatives": 2, "revive": "resample", "resample_every": 2, "dead_after_items": 60},
+        {
+            "hard_negatives": 2,
+            "mine_every": 1,
+            "revive": "resample",
+            "resample_every": 2,
+            "dead_after_items": 60,
+        },
         {"nested_k": (2, 4), "revive": "auxiliary", "dead_after_items": 60},
         {"shuffle": "windows", "window_rows": 50},
     ],

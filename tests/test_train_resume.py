@@ -47,6 +47,7 @@ CASES: dict[str, dict[str, Any]] = {
         "dead_after_items": 100,
         "ranking_weight": 0.5,
         "ranking_anchors": 16,
+        "ranking_start": 0.2,
     },
     "nested, auxiliary, neighbours": {
         "nested_k": (2, 4, 8),
@@ -54,6 +55,8 @@ CASES: dict[str, dict[str, Any]] = {
         "dead_after_items": 60,
         "hard_negatives": 3,
         "ranking_weight": 0.1,
+        "ranking_start": 0.4,
+        "mine_every": 3,
     },
 }
 

@@ -54,12 +54,14 @@ BAD_TRAININGS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"k_start": 0}, ValueError, "k_start must be at least 1, got 0"),
     ({"ranking_temperature": 0}, ValueError, "ranking_temperature must be larger than 0, got 0"),
     ({"ranking_weight": -1}, ValueError, "ranking_weight must not be negative, got -1"),
+    ({"ranking_start": 1.5}, ValueError, "ranking_start must be at most 1, got 1.5"),
+    ({"mine_every": 0}, ValueError, "mine_every must be at least 1, got 0"),
     ({"hard_negatives": -1}, ValueError, "hard_negatives must be at least 0, got -1"),
     ({"patience": 0.5}, TypeError, "patience must be an integer, got 0.5"),
     (
         {"schedule": "stepped"},
         ValueError,
-        "schedule must be 'constant', 'linear' or 'cosine', got 'stepped'",
+        "schedule must be 'constant', 'linear', 'cosine' or 'cooldown', got 'stepped'",
     ),
 ]
 

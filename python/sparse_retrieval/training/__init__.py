@@ -1,8 +1,8 @@
 """Learning sparse codes with torch: the CompresSAE model, its loss, its trainer.
 
 Importing this subpackage imports torch; importing ``sparse_retrieval`` does not. It knows codes
-and dictionaries (what a model hands out), nothing of indexes or files to search, and it never
-calls the native module for arithmetic: training is torch alone.
+and dictionaries (what a model hands out); mining.py alone searches an index, where batches of hard
+negatives are asked for. Gradients are torch alone.
 """
 
 from sparse_retrieval._extras import require

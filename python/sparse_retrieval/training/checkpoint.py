@@ -66,8 +66,9 @@ def check(state: dict[str, Any], model: dict[str, Any], config: TrainConfig, dat
         for name, value in config.to_dict().items()
         if name not in _FREE and state["config"].get(name) != value
     ]
-    # a rate that depends on how many steps there are is another one with more steps
+    # what depends on how many steps there are is another training with more steps
     by_length = config.schedule != "constant" or (config.k_start and not config.anneal_steps)
+    by_length = by_length or bool(config.ranking_weight or config.hard_negatives)
     if by_length and state["config"]["steps"] != config.steps:
         differing.append(f"steps: {state['config']['steps']} there, {config.steps} here")
     for name, there, here in (("model", state["model"], model), ("x", state["data"], data)):

@@ -96,7 +96,7 @@ def residual_directions(unit: Tensor, x_hat: Tensor) -> Tensor:
 
 
 def ranking_loss(
-    unit: Tensor, x_hat: Tensor, anchors: Tensor, *, temperature: float = 0.05
+    unit: Tensor, x_hat: Tensor, anchors: Tensor, *, temperature: float = 0.1
 ) -> Tensor:
     r"""Compute how far the order in which anchors find the rows changes by compression.
 
@@ -113,7 +113,7 @@ def ranking_loss(
         (n, d), their reconstructions; carries the gradient.
     anchors : Tensor
         (a,) int64 positions of the rows that ask. They ask as dense queries, as a search does.
-    temperature : float, default 0.05
+    temperature : float, default 0.1
         T. The smaller, the more only the nearest neighbours count.
 
     Returns

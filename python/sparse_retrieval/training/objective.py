@@ -90,7 +90,7 @@ class Objective(nn.Module):
             loss = loss + extra
         shared = self.world.sum(torch.cat((means.detach(), extra.detach()[None])))
         value = (weights * (share - shared[:-1])).sum() + shared[-1]
-        if self.config.ranking_weight:
+        if self.config.ranking_weight and step > self.config.ordinary_steps:
             ranking = self.config.ranking_weight * self._ranking(unit, x_hat, step)
             loss, value = loss + ranking, value + ranking.detach()
         return Terms(

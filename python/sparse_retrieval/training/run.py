@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from .console import sigint_as_flag, step_bar
 from .data import ArraySource, RowSource, as_row_source
 from .distributed import World
 from .evaluation import QUERIES, Evaluator, split
-from .feed import Feed, ahead, rows_feed, stream_feed
+from .feed import Feed, Order, ahead, rows_feed, stream_feed
 from .history import Evaluation, History, StepMetrics
 from .loop import Loop
 from .mining import Neighbourhoods
@@ -46,6 +47,7 @@ class Run:
         self.place = Place()
         self.best: dict[str, Tensor] | None = None
         self.evaluator: Evaluator | None = None
+        self.mined: Neighbourhoods | None = None
 
     def prepare(self, x: Any, column: str | None, held_out: Any) -> None:
         """Open the data and set up the loop."""
@@ -67,6 +69,13 @@ class Run:
             # one process judges for all: with sharded data each would have other items
             if held_out is not None and self.world.leads:
                 self.evaluator = Evaluator.drawn(source, queries, seed)
+            if self.config.hard_negatives:
+                self.mined = Neighbourhoods(source, self.config.hard_negatives, seed)
+        if self.config.hard_negatives and self.mined is None:
+            raise ValueError(
+                "hard_negatives need rows that can be fetched by number, and x is a stream: give "
+                "an array, a file or a map-style data set"
+            )
         self.judged = held_out is not None
         if self.config.patience and not self.judged:
             raise ValueError("patience needs held_out rows to judge by")
@@ -99,11 +108,12 @@ class Run:
         forwards = bool(getattr(source, "forwards", False))
         hold = config.shuffle == "windows" or (config.shuffle == "auto" and forwards)
         n, window_rows = len(source), config.window_rows if hold else None
-        if config.hard_negatives:
-            order, hold = self._neighbourhoods(source, batch_size, seed), False
+        order: Order
+        if self.mined is not None and self.mined.nearest is not None:
+            order, hold = partial(self.mined.windows, batch_size, seed), False
         else:
 
-            def order(epoch: int) -> Any:
+            def order(epoch: int) -> Iterator[Positions]:
                 return windows(n, batch_size, seed, epoch, window_rows)
 
         feed = rows_feed(source, order, self.place, rank=rank, size=size, hold=hold)
@@ -111,11 +121,13 @@ class Run:
         # a thread that fetches rows that are in memory anyway only takes a core from the step
         return feed if at_hand and self.trainer.device.type == "cpu" else ahead(feed)
 
-    def _neighbourhoods(
-        self, source: RowSource, batch_size: int, seed: int
-    ) -> Callable[[int], Any]:
-        neighbourhoods = Neighbourhoods(source, self.config.hard_negatives, self.config.seed)
-        return lambda epoch: neighbourhoods.windows(batch_size, seed, epoch)
+    def _mined_feed(self, feed: Feed) -> Feed:
+        """A feed of neighbourhoods as the model sees them now, in place of the one so far."""
+        assert self.mined is not None
+        feed.close()  # type: ignore[attr-defined]
+        self.mined.refresh(self.model)
+        self.place = Place(self.place.epoch + 1)
+        return self._feed()
 
     def train(self) -> History:
         """Take the steps that are left."""
@@ -130,6 +142,8 @@ class Run:
                     if self._interrupted(flag.is_set()):
                         break
                     began = time.perf_counter()
+                    if config.mines_before(len(self.steps) + 1):
+                        feed = self._mined_feed(feed)
                     batch, self.place = next(feed)
                     self._check_width(batch.shape[1])
                     batch = batch.to(self.trainer.device)
@@ -216,6 +230,7 @@ class Run:
                 "steps": [list(metrics) for metrics in self.steps],
                 "evaluations": [list(evaluation) for evaluation in self.evaluations],
                 "best": self.best,
+                "mined": None if self.mined is None else self.mined.state(),
             },
         )
 
@@ -231,6 +246,8 @@ class Run:
         self.steps = [StepMetrics(*metrics) for metrics in state["steps"]]
         self.evaluations = [Evaluation(*evaluation) for evaluation in state["evaluations"]]
         self.best = state["best"]
+        if self.mined is not None:
+            self.mined.load(state["mined"])
 
     def _tell(self, event: str, *what: Any) -> None:
         if self.world.leads:

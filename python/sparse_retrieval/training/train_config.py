@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 from .config import JsonConfig, as_integer, as_number
 
-Schedule = Literal["constant", "linear", "cosine"]
+Schedule = Literal["constant", "linear", "cosine", "cooldown"]
 Precision = Literal["full", "bf16"]
 Shuffle = Literal["auto", "rows", "windows"]
 Selection = Literal["row", "batch"]
@@ -32,6 +32,7 @@ _POSITIVE = (
     "aux_k",
     "resample_every",
     "ranking_anchors",
+    "mine_every",
 )
 _COUNTS = (
     "seed",
@@ -42,6 +43,9 @@ _COUNTS = (
     "patience",
     "checkpoint_every",
 )
+
+#: Share of the steps in which the schedule of that name lowers the rate.
+_COOLDOWN = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,9 +70,10 @@ class TrainConfig(JsonConfig):
     dead_after_items : int, default 65536
         A latent counts as dead when none of the last so many training items used it among its k.
         At k = 32 of 4096 latents an even share would be 512 uses in that window.
-    schedule : {"constant", "linear", "cosine"}, default "constant"
+    schedule : {"constant", "linear", "cosine", "cooldown"}, default "constant"
         ``"linear"``: the rate falls evenly from lr at the first step to lr / steps at the last;
-        ``"cosine"``: along half a wave, to the same end or a little above it.
+        ``"cosine"``: along half a wave, to the same end or a little above it; ``"cooldown"``: it
+        is lr for four fifths of the steps and falls evenly in the last.
     warmup_steps : int, default 0
         The rate rises evenly to lr over so many steps; the schedule has the rest.
     max_grad_norm : float, optional
@@ -111,12 +116,18 @@ class TrainConfig(JsonConfig):
     ranking_weight : float, default 0
         Weight of the ranking loss: the order in which ``ranking_anchors`` rows of the batch, as
         dense queries, find the others is to be the same among reconstructions as among rows.
-    ranking_temperature : float, default 0.05
+    ranking_temperature : float, default 0.1
+        The smaller, the more only the nearest neighbours count.
     ranking_anchors : int, default 512
+    ranking_start : float, default 2/3
+        Share of the steps, in [0, 1], before the ranking loss and hard negatives set in: among
+        reconstructions that are still poor there is no order worth keeping.
     hard_negatives : int, default 0
-        Batches are made of rows together with so many of their nearest neighbours by exact
-        search (in a pool of at most 65,536 rows drawn from x), which the ranking loss has to keep
-        apart.
+        Batches are made of rows together with so many of those that the model's own codes give
+        them as neighbours (in a pool of at most 65,536 rows drawn from x): what a search would
+        return, right or wrong. Found by exact search in a `SparseIndex` of the codes.
+    mine_every : int, default 100
+        Steps after which these neighbours are looked for again.
     evaluate_every : int, default 0
         Steps between evaluations on held-out rows; 0 means a tenth of ``steps``.
     patience : int, default 0
@@ -156,9 +167,11 @@ class TrainConfig(JsonConfig):
     aux_weight: float = 1 / 32
     resample_every: int = 50
     ranking_weight: float = 0.0
-    ranking_temperature: float = 0.05
+    ranking_temperature: float = 0.1
     ranking_anchors: int = 512
+    ranking_start: float = 2 / 3
     hard_negatives: int = 0
+    mine_every: int = 100
     evaluate_every: int = 0
     patience: int = 0
     checkpoint_every: int = 0
@@ -171,8 +184,10 @@ class TrainConfig(JsonConfig):
         self._set("lr", as_number("lr", self.lr, above=0.0))
         temperature = as_number("ranking_temperature", self.ranking_temperature, above=0.0)
         self._set("ranking_temperature", temperature)
-        for name in ("wide_weight", "ema_decay", "aux_weight", "ranking_weight"):
+        for name in ("wide_weight", "ema_decay", "aux_weight", "ranking_weight", "ranking_start"):
             self._set(name, as_number(name, getattr(self, name)))
+        if self.ranking_start > 1:
+            raise ValueError(f"ranking_start must be at most 1, got {self.ranking_start:g}")
         if self.ema_decay >= 1:
             raise ValueError(f"ema_decay must be below 1, got {self.ema_decay:g}")
         if self.max_grad_norm is not None:
@@ -208,6 +223,16 @@ class TrainConfig(JsonConfig):
         length = self.anneal_steps or max(1, self.steps // 2)
         return round(self.k_start + (k - self.k_start) * min(1.0, (step - 1) / length))
 
+    @property
+    def ordinary_steps(self) -> int:
+        """Steps before the ranking loss and hard negatives set in."""
+        return int(self.ranking_start * self.steps)
+
+    def mines_before(self, step: int) -> bool:
+        """Whether neighbours are looked for before a step, counted from 1."""
+        since = step - 1 - self.ordinary_steps
+        return self.hard_negatives > 0 and since >= 0 and since % self.mine_every == 0
+
     def lr_at(self, step: int) -> float:
         """Learning rate of a step, counted from 1."""
         if step <= self.warmup_steps:
@@ -218,4 +243,6 @@ class TrainConfig(JsonConfig):
             return self.lr * (1 - done)
         if self.schedule == "cosine":
             return self.lr * max(0.5 * (1 + math.cos(math.pi * done)), 1 / length)
+        if self.schedule == "cooldown":
+            return self.lr * min(1.0, (1 - done) / _COOLDOWN)
         return self.lr

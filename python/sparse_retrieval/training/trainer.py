@@ -192,8 +192,9 @@ def train(
     ------
     TypeError, ValueError
         If x or an option is malformed, x has another width than the model, no parameter is to be
-        trained, the device is not there, or a row holds NaN or inf (checked when it is first fetched; the row is named);
-        or the checkpoint is damaged, or of other options, data or another model.
+        trained, the device is not there, or a row holds NaN or inf (checked when it is first
+        fetched; the row is named); or the checkpoint is damaged, or of other options, data or
+        another model.
     FloatingPointError
         If the loss stops being finite, before that step is taken.
     ImportError
