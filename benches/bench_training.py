@@ -58,7 +58,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "sparse, bf16": {"precision": "bf16"},
     "sparse, compiled loss": {"compile": True},
     "sparse, five nested k": {"nested_k": (8, 16, 32, 64, 128)},
-    "sparse, ranking": {"ranking_weight": 0.1},
+    "sparse, ranking": {"ranking_weight": 1.0, "ranking_start": 0.0},
 }
 
 
@@ -258,7 +258,8 @@ def rates(path: Path, steps: int, trials: list[tuple[Init, float]]) -> Iterator[
     )
     for init, lr in trials:
         model = CompresSAE(x.shape[1], LATENTS, K, init=init)
-        history = train(model, train_rows, steps=steps, batch_size=BATCH, lr=lr)
+        config = TrainConfig(steps=steps, batch_size=BATCH, lr=lr, schedule="constant")
+        history = train(model, train_rows, config=config)
         with torch.no_grad():
             cosine = float(torch.cosine_similarity(queries, model(queries)).mean())
         yield (

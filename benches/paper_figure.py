@@ -40,7 +40,9 @@ def of_model(
 ) -> list[dict[str, Any]]:
     """Train one model; its recall in each mode at each k."""
     model = sr.CompresSAE(items.shape[1], HIDDEN_DIM, K, seed=seed)
-    config = sr.TrainConfig(steps=steps, batch_size=BATCH_SIZE, seed=seed, nested_k=nested_k)
+    config = sr.TrainConfig(
+        steps=steps, batch_size=BATCH_SIZE, seed=seed, nested_k=nested_k, schedule="constant"
+    )
     sr.train(model, items, config=config)
     codes, asked = (model.sparse_codes(rows, k=max(KS)) for rows in (items, queries))
     dictionary, points = model.dictionary(), []

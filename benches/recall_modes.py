@@ -51,7 +51,9 @@ def measure(x: NDArray[np.float32], steps: int, seed: int) -> dict[str, Any]:
 
     watch = Stopwatch()
     model = sr.CompresSAE(input_dim=x.shape[1], hidden_dim=HIDDEN_DIM, k=K, seed=seed)
-    history = sr.train(model, items, steps=steps, batch_size=BATCH_SIZE, seed=seed)
+    # as the paper trains, without the cooling rate that is the default here
+    config = sr.TrainConfig(steps=steps, batch_size=BATCH_SIZE, seed=seed, schedule="constant")
+    history = sr.train(model, items, config=config)
     train_s = watch.lap_s()
     codes, asked = (model.sparse_codes(rows, k=max(CURVE_K)) for rows in (items, queries))
     encode_s = watch.lap_s()

@@ -20,7 +20,7 @@ import torch
 from torch.nn.functional import normalize
 
 from sparse_retrieval.dictionary import Dictionary
-from sparse_retrieval.training import CompresSAE, refine, train
+from sparse_retrieval.training import CompresSAE, TrainConfig, refine, train
 
 LATENTS, K, QUERIES, N = 4096, 32, 1000, 100
 
@@ -65,7 +65,7 @@ def table(path: Path, steps: int, rounds: int) -> Iterator[str]:
     queries, items = (x[np.sort(part)] for part in np.split(order, [QUERIES]))
     parts = [items, queries]
     model = CompresSAE(x.shape[1], LATENTS, K)
-    train(model, items, steps=steps)
+    train(model, items, config=TrainConfig(steps=steps, schedule="constant"))
     yield judged("trained, its encoder", model.dictionary(), model, parts)
     yield judged("trained, pursuit", model.dictionary(), None, parts)
     kept = copy.deepcopy(model)

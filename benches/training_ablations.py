@@ -3,7 +3,8 @@
     python benches/training_ablations.py --data PATH [--steps 300] [--batch-size 2048]
         [--seeds 0 1] [--only ..]
 
-PATH is a folder with ``catalogue_minilm_f16.npy``. 1,000 rows are held out, others with each seed;
+PATH is a folder with ``catalogue_minilm_f16.npy``. Each option is compared with a constant rate
+and nothing else. 1,000 rows are held out, others with each seed;
 each trial trains a fresh model on the rest, encodes it with its own encoder, and is judged by the
 recall of the held-out rows at several k. What stands in the result file already with the same
 options, steps and batch is not run again; so a run that was stopped goes on. Writes
@@ -35,7 +36,7 @@ JUDGED_K = (8, 16, 32, 64, 128)
 
 #: Options by name; ``k`` and ``init`` go to the model, the others to `TrainConfig`.
 TRIALS: dict[str, dict[str, Any]] = {
-    "default": {},
+    "plain": {},
     "nested k": {"nested_k": (8, 16, 32, 64, 128)},
     "k = 8": {"k": 8},
     "k = 128": {"k": 128},
@@ -106,7 +107,7 @@ def trial(options: dict[str, Any], data: Split, common: dict[str, Any]) -> dict[
     options = dict(options)
     k, init = options.pop("k", K), options.pop("init", "independent")
     model = sr.CompresSAE(data.items.shape[1], HIDDEN_DIM, k, init=init, seed=common["seed"])
-    history = sr.train(model, data.items, config=TrainConfig(**common, **options))
+    history = sr.train(model, data.items, config=TrainConfig(**{**common, **options}))
     return {
         **judge(model, data.items, data.queries, data.true_ids),
         "loss": float(history.loss[-10:].mean()),
@@ -143,7 +144,7 @@ def main() -> int:
     )
     given = parser.parse_args()
     x = np.load(given.data / EMBEDDINGS).astype(np.float32)
-    common = {"steps": given.steps, "batch_size": given.batch_size}
+    common = {"steps": given.steps, "batch_size": given.batch_size, "schedule": "constant"}
     before = json.loads(given.out.read_text("utf-8")) if given.out.is_file() else {}
     kept = before.get("trials", {}) if before.get("training") == common else {}
     for seed in given.seeds:
@@ -163,11 +164,12 @@ def main() -> int:
                 f"{row['step_s']:.2f} s a step",
                 flush=True,
             )
+            seeds = sorted({int(done) for trial in kept.values() for done in trial["seeds"]})
             results = {
                 "benchmark": "training_ablations",
                 "command": f"python benches/training_ablations.py --data PATH --steps "
                 f"{given.steps} --batch-size {given.batch_size} "
-                f"--seeds {' '.join(map(str, given.seeds))}",
+                f"--seeds {' '.join(map(str, seeds))}",
                 "machine": machine,
                 "data": {
                     "name": "package descriptions, all-MiniLM-L6-v2",

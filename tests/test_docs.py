@@ -5,11 +5,15 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import torch
 
 import sparse_retrieval as sr
 from sparse_retrieval.cli import _errors
@@ -55,6 +59,37 @@ def test_the_examples_of_the_guide_run(tmp_path: Path, monkeypatch: pytest.Monke
     for example in examples:
         exec(example, names)
     assert names["ids"][:, 0].tolist() == [10_000, 10_001, 10_002], "each query is an item"
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """For many small steps: threads would wait for each other most of the time."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_the_examples_of_training_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = np.random.default_rng(0).normal(size=(1_064, 384)).astype(np.float32)
+    pq.write_table(pa.table({"embedding": rows.tolist()}), "embeddings.parquet")
+    examples = re.findall(r"```python\n(.*?)```", read("docs/training.md"), re.DOTALL)
+    assert len(examples) == 2
+    # as written but for the width of the code: 4,096 latents would take minutes
+    examples = [example.replace("hidden_dim=4096", "hidden_dim=256") for example in examples]
+    names: dict[str, object] = {"x": rows[:64]}
+    exec(examples[0], names)
+    assert len(names["codes"]) == 64
+    assert names["history"].loss[-1] < names["history"].loss[0]
+    assert (
+        sr.CompresSAE.from_pretrained("model").dictionary().n_atoms == names["dictionary"].n_atoms
+    )
+    exec(examples[1], names)
+    assert names["history"].evaluations[0].step == 50
+    assert (tmp_path / "run" / "checkpoint.pt").is_file()
+    assert list((tmp_path / "logs").iterdir())
 
 
 def test_every_figure_is_the_one_of_its_result_file(render_docs: ModuleType) -> None:

@@ -158,12 +158,13 @@ def test_a_killed_process_is_resumed_from_its_last_checkpoint(tmp_path: Path) ->
 def test_more_steps_at_a_constant_rate_go_on_from_the_end(tmp_path: Path) -> None:
     x = mixture(100)
     model, whole = CompresSAE(16, 64, 4), CompresSAE(16, 64, 4)
-    train(model, x, steps=5, batch_size=32, checkpoints=tmp_path)
-    history = train(model, x, steps=9, batch_size=32, checkpoints=tmp_path, resume=True)
-    train(whole, x, steps=9, batch_size=32)
+    five, nine = (TrainConfig(steps=n, batch_size=32, schedule="constant") for n in (5, 9))
+    train(model, x, config=five, checkpoints=tmp_path)
+    history = train(model, x, config=nine, checkpoints=tmp_path, resume=True)
+    train(whole, x, config=nine)
     assert len(history) == 9
     assert same_bytes(model, whole)
-    again = train(model, x, steps=9, batch_size=32, checkpoints=tmp_path, resume=True)
+    again = train(model, x, config=nine, checkpoints=tmp_path, resume=True)
     assert len(again) == 9  # nothing was left to do
     assert same_bytes(model, whole)
 
@@ -181,6 +182,19 @@ def test_resume_without_a_checkpoint_starts_and_without_resume_it_is_replaced(
         train(model, x, steps=2, resume=True)
 
 
+@pytest.mark.parametrize(
+    "options", [{"ranking_weight": 1.0}, {"hard_negatives": 3}, {"k_start": 8}]
+)
+def test_more_steps_are_refused_where_what_was_done_depends_on_their_number(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    config = TrainConfig(steps=4, batch_size=32, schedule="constant", **options)
+    longer = TrainConfig.from_dict({**config.to_dict(), "steps": 8})
+    train(CompresSAE(16, 64, 4), mixture(100), config=config, checkpoints=tmp_path)
+    with pytest.raises(ValueError, match="steps: 4 there, 8 here"):
+        train(CompresSAE(16, 64, 4), mixture(100), config=longer, checkpoints=tmp_path, resume=True)
+
+
 def test_a_checkpoint_of_another_training_is_refused_by_name(tmp_path: Path) -> None:
     x = mixture(100)
     config = TrainConfig(steps=4, batch_size=32, schedule="linear")
@@ -195,6 +209,7 @@ def test_a_checkpoint_of_another_training_is_refused_by_name(tmp_path: Path) -> 
     model = CompresSAE(16, 64, 4)
     assert "lr: 0.01 there, 0.5 here" in refused(model, x, lr=0.5)
     assert "steps: 4 there, 8 here" in refused(model, x, steps=8)  # the linear rate depends on it
+    assert "more steps go on with schedule='constant'" in refused(model, x, steps=8)
     assert "'rows': 100" in refused(model, x[:90])
     assert "'k': 4" in refused(CompresSAE(16, 64, 5), x)
 

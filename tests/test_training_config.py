@@ -61,7 +61,7 @@ BAD_TRAININGS: list[tuple[dict[str, Any], type[Exception], str]] = [
     (
         {"schedule": "stepped"},
         ValueError,
-        "schedule must be 'constant', 'linear', 'cosine' or 'cooldown', got 'stepped'",
+        "schedule must be 'cooldown', 'constant', 'linear' or 'cosine', got 'stepped'",
     ),
 ]
 

@@ -70,7 +70,10 @@ def check(state: dict[str, Any], model: dict[str, Any], config: TrainConfig, dat
     by_length = config.schedule != "constant" or (config.k_start and not config.anneal_steps)
     by_length = by_length or bool(config.ranking_weight or config.hard_negatives)
     if by_length and state["config"]["steps"] != config.steps:
-        differing.append(f"steps: {state['config']['steps']} there, {config.steps} here")
+        differing.append(
+            f"steps: {state['config']['steps']} there, {config.steps} here (more steps go on with "
+            "schedule='constant' and without the ranking loss only)"
+        )
     for name, there, here in (("model", state["model"], model), ("x", state["data"], data)):
         if there != here:
             differing.append(f"{name}: {there} there, {here} here")

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 from .config import JsonConfig, as_integer, as_number
 
-Schedule = Literal["constant", "linear", "cosine", "cooldown"]
+Schedule = Literal["cooldown", "constant", "linear", "cosine"]
 Precision = Literal["full", "bf16"]
 Shuffle = Literal["auto", "rows", "windows"]
 Selection = Literal["row", "batch"]
@@ -70,10 +70,11 @@ class TrainConfig(JsonConfig):
     dead_after_items : int, default 65536
         A latent counts as dead when none of the last so many training items used it among its k.
         At k = 32 of 4096 latents an even share would be 512 uses in that window.
-    schedule : {"constant", "linear", "cosine", "cooldown"}, default "constant"
-        ``"linear"``: the rate falls evenly from lr at the first step to lr / steps at the last;
-        ``"cosine"``: along half a wave, to the same end or a little above it; ``"cooldown"``: it
-        is lr for four fifths of the steps and falls evenly in the last.
+    schedule : {"cooldown", "constant", "linear", "cosine"}, default "cooldown"
+        ``"cooldown"``: the rate is lr for four fifths of the steps and falls evenly in the last;
+        ``"linear"``: it falls evenly from lr at the first step to lr / steps at the last;
+        ``"cosine"``: along half a wave, to the same end or a little above it. A checkpoint goes
+        on to more steps than it was made for with ``"constant"`` only.
     warmup_steps : int, default 0
         The rate rises evenly to lr over so many steps; the schedule has the rest.
     max_grad_norm : float, optional
@@ -149,7 +150,7 @@ class TrainConfig(JsonConfig):
     wide_factor: int = 4
     wide_weight: float = 0.125
     dead_after_items: int = 65536
-    schedule: Schedule = "constant"
+    schedule: Schedule = "cooldown"
     warmup_steps: int = 0
     max_grad_norm: float | None = None
     tangent: bool = False
