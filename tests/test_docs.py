@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+import _docs_training
 import sparse_retrieval as sr
 from sparse_retrieval.cli import _errors
 
@@ -106,6 +107,24 @@ def test_a_stale_or_broken_block_is_found(render_docs: ModuleType) -> None:
         render_docs.rendered(stale.replace("recall-curve", "nonsense"))
     with pytest.raises(ValueError, match="1 markers make 0 blocks"):
         render_docs.rendered("<!-- begin: recall-curve -->\n")
+
+
+def test_a_gain_is_told_from_what_changes_with_the_seed() -> None:
+    verdict = _docs_training.ablation_verdict
+    assert verdict([0.05], 0.001) == "one seed"
+    assert verdict([0.007, 0.0072], 0.001) == "gains"
+    assert verdict([-0.008, -0.007], 0.001) == "loses"
+    assert verdict([0.002, 0.0021], 0.003) == "within the spread", "the median spread counts too"
+    assert verdict([0.004, -0.001], 0.001) == "within the spread"
+
+
+def test_a_default_of_training_is_what_gained_beyond_the_spread(render_docs: ModuleType) -> None:
+    results = render_docs._load("training_ablations")
+    noise = _docs_training.ablation_noise(results)
+    gains = _docs_training._gains(results, results["trials"]["cooldown"])
+    assert _docs_training.ablation_verdict(gains, noise) == "gains"
+    assert sr.TrainConfig().schedule == "cooldown"
+    assert results["training"]["schedule"] == "constant", "what the others are compared with"
 
 
 def test_the_result_file_has_the_order_that_theory_gives(render_docs: ModuleType) -> None:
