@@ -90,10 +90,10 @@ def _gains(results: dict[str, Any], row: dict[str, Any]) -> list[float]:
 
 
 def ablation_noise(results: dict[str, Any]) -> float:
-    """Most that a gain changed from one seed to the next, half of the trials changing less.
+    """Most that a gain of any trial changed from one seed to the next.
 
-    With two or three seeds a trial's own spread may be small by luck, so the median over trials
-    is the least that counts.
+    With two or three seeds a trial's own spread may be small by luck, so the largest of all counts
+    for each.
     """
     spreads = [
         max(gains) - min(gains)
@@ -101,15 +101,14 @@ def ablation_noise(results: dict[str, Any]) -> float:
         if name != "plain" and "k" not in row["options"]
         if len(gains := _gains(results, row)) > 1
     ]
-    return statistics.median(spreads)
+    return max(spreads)
 
 
 def ablation_verdict(gains: list[float], noise: float) -> str:
     """Whether a gain is told from what changes with the seed."""
     if len(gains) < 2:
         return "one seed"
-    spread = max(max(gains) - min(gains), noise)
-    if abs(statistics.fmean(gains)) <= spread:
+    if abs(statistics.fmean(gains)) <= noise:
         return "within the spread"
     return "gains" if gains[0] > 0 else "loses"
 
@@ -152,9 +151,9 @@ def training_ablations() -> str:
         )
     note = (
         "Means over seeds; a gain is the difference from the first row at the same seed, so with "
-        "the same rows held out, and its spread is that between the largest and the smallest. A "
-        f"gain within its spread, or within {noise:.4f}, the median spread of all rows, is told as "
-        "such. "
+        "the same rows held out, and its spread is that between the largest and the smallest. "
+        f"What gains or loses no more than {noise:.4f}, the largest spread of all rows, is within "
+        "the spread. "
     )
     return "\n".join([*lines, "", note + _trial_note(results)])
 
