@@ -148,6 +148,46 @@ proptest! {
     }
 
     #[test]
+    fn every_instruction_set_finds_the_rows_that_reach_a_bound(
+        rows in proptest::collection::vec((-1_000_000i32..1_000_000, 0.0f32..2.0), 0..90),
+        unsound in proptest::option::weighted(
+            0.3,
+            (any::<proptest::sample::Index>(), prop_oneof![Just(-1.0f32), Just(f32::NAN), Just(f32::INFINITY)]),
+        ),
+        least in prop_oneof![-1e6f32..1e6, Just(0.0)],
+        error in 0.0f32..1e4,
+    ) {
+        let sums: Vec<i32> = rows.iter().map(|row| row.0).collect();
+        let mut halves: Vec<half::f16> = rows
+            .iter()
+            .map(|row| half::f16::from_f32((row.1 - 0.2).max(0.0)))
+            .collect();
+        if let (Some((at, scale)), false) = (unsound, rows.is_empty()) {
+            *at.get_mut(&mut halves) = half::f16::from_f32(scale);
+        }
+        let singles: Vec<f32> = halves.iter().map(|half| half.to_f32()).collect();
+        let ones = vec![1.0f32; rows.len()];
+        for kernels in Kernels::available() {
+            for (scales, wide) in [
+                (RoughScales::Half(&halves), &singles),
+                (RoughScales::Single(&singles), &singles),
+                (RoughScales::One, &ones),
+            ] {
+                let mut found = vec![7];
+                let is_sound = kernels.rough_reached(&sums, scales, error, least, &mut found);
+                prop_assert_eq!(is_sound, wide.iter().all(|s| s.is_finite() && *s >= 0.0));
+                let expected: Vec<u16> = (0..rows.len())
+                    .filter(|&row| (sums[row] as f32 + error) * wide[row] >= least)
+                    .map(|row| row as u16)
+                    .collect();
+                if is_sound {
+                    prop_assert_eq!(&found[1..], &expected, "{:?}", kernels.isa());
+                }
+            }
+        }
+    }
+
+    #[test]
     fn halves_project_as_the_same_numbers_in_single_precision(
         d in 1usize..70,
         n_atoms in 0usize..9,
@@ -215,7 +255,8 @@ proptest! {
         rows in proptest::collection::vec(
             (proptest::collection::vec((0u32..100, -127i8..=127), 0..30), -5000i32..5000, 0usize..3),
             0..120),
-        shifts in proptest::collection::vec(0u32..3, 0..8),
+        shifts in proptest::collection::vec(prop_oneof![3 => Just(0u32), 1 => 1u32..3], 0..8)
+            .prop_filter("at most 7 in all", |shifts| shifts.iter().skip(1).sum::<u32>() <= 7),
         seed in proptest::collection::vec(-127i8..=127, 61),
         threshold in prop_oneof![Just(f32::NEG_INFINITY), -1e6f32..1e6, Just(f32::INFINITY)],
     ) {
@@ -223,6 +264,7 @@ proptest! {
         if let Some(first) = shifts.first_mut() {
             *first = 0;
         }
+        let all: u32 = shifts.iter().sum();
         let weight = |latent: usize, query: usize| seed[(latent * 13 + query * 7) % 61];
         let offsets: [i32; TILE] = std::array::from_fn(|query| i32::from(seed[query % 61]) * 9);
         let thresholds: [f32; TILE] = std::array::from_fn(|query| threshold * (1.0 + query as f32 / 64.0));
@@ -232,7 +274,7 @@ proptest! {
                 let sum = oracle::integer_sum(nonzeros, &shifts, |latent| {
                     if (latent as usize) < dim { weight(latent as usize, query) } else { 0 }
                 });
-                let scaled = (sum + offset + offsets[query]) as f32 * [0.0, 1.0, 0.37][*scale];
+                let scaled = (sum + ((offset + offsets[query]) << all)) as f32 * [0.0, 1.0, 0.37][*scale];
                 if scaled >= thresholds[query] {
                     expected.push((row, query, scaled.to_bits()));
                 }

@@ -86,7 +86,7 @@ impl Tile {
             .map(|byte| byte.wrapping_sub(bias) as i8)
     }
 
-    /// Sets what is added to the sums of each query.
+    /// Sets what the sums of each query start from, before all shifts.
     pub fn set_offsets(&mut self, offsets: &[i32; TILE]) {
         self.offsets = self.layout.to_slots(offsets);
     }
@@ -102,8 +102,9 @@ impl Tile {
         self.lines.as_ptr().cast()
     }
 
-    pub(super) fn line(&self, latent: u32) -> &[u8; TILE] {
-        &self.lines[latent as usize].0
+    /// The line that begins at a byte.
+    pub(super) fn line(&self, start: u32) -> &[u8; TILE] {
+        &self.lines[start as usize / TILE].0
     }
 
     pub(super) fn offsets(&self) -> &[i32; TILE] {
@@ -124,19 +125,23 @@ pub struct Step {
 /// A block of rows as integers.
 ///
 /// Keeps the promises on which kernels rely: `starts` ascend and end at the number of groups,
-/// and every latent is at most `dim`.
+/// and every line begins at a multiple of [`TILE`] that is at most `dim * TILE`.
 #[derive(Debug, Clone)]
 pub struct IntegerRows {
     dim: u32,
     bias: i32,
     steps: Vec<Step>,
-    latents: Vec<u32>,
+    /// Of each nonzero, the byte at which its latent's line begins in a tile, so that kernels need
+    /// not multiply.
+    lines: Vec<u32>,
     levels: Vec<i8>,
     /// In groups; one more than there are rows.
     starts: Vec<u32>,
-    /// What is added to the sums of a row.
+    /// What the sums of a row start from, before all shifts.
     offsets: Vec<i32>,
     scales: Vec<f32>,
+    /// Of all steps together.
+    shift: u32,
 }
 
 impl IntegerRows {
@@ -144,14 +149,17 @@ impl IntegerRows {
     /// 0 where there are more groups.
     ///
     /// # Panics
-    /// Where `dim` is not below 2^31, or the first shift is not 0.
+    /// Where `dim` is not below 2^25, the first shift is not 0, or all together are more than 7:
+    /// what a row's bias comes to must be a whole number before them.
     pub fn new(dim: usize, shifts: &[u32], layout: TileLayout) -> Self {
-        assert!(dim < 1 << 31);
+        assert!(dim < 1 << 25, "lines begin at 32-bit numbers");
         let mut steps = vec![Step {
             groups: 0,
             shift: 0,
         }];
         assert!(shifts.first().is_none_or(|&shift| shift == 0));
+        let shift: u32 = shifts.iter().sum();
+        assert!(shift <= 7 && u32::from(layout.bias).is_multiple_of(1 << shift));
         for &shift in shifts {
             if shift > 0 {
                 steps.push(Step { groups: 0, shift });
@@ -163,17 +171,18 @@ impl IntegerRows {
             dim: dim as u32,
             bias: i32::from(layout.bias),
             steps,
-            latents: Vec::new(),
+            lines: Vec::new(),
             levels: Vec::new(),
             starts: vec![0],
             offsets: Vec::new(),
             scales: Vec::new(),
+            shift,
         }
     }
 
     /// Takes all rows out.
     pub fn clear(&mut self) {
-        self.latents.clear();
+        self.lines.clear();
         self.levels.clear();
         self.starts.truncate(1);
         self.offsets.clear();
@@ -191,28 +200,54 @@ impl IntegerRows {
     }
 
     /// Adds a row of `width` nonzeros, which `write` fills with latents and levels (they are
-    /// zeros before); it returns what is added to the row's sums and its scale.
+    /// zeros before); it returns what the row's sums start from, before all shifts, and its scale.
     ///
     /// A latent beyond the dim becomes a nonzero that adds nothing.
     pub fn push(&mut self, width: usize, write: impl FnOnce(&mut [u32], &mut [i8]) -> (i32, f32)) {
-        let start = self.latents.len();
-        let end = start + width.next_multiple_of(GROUP);
-        self.latents.resize(end, self.dim);
-        self.levels.resize(end, 0);
-        let (latents, levels) = (&mut self.latents[start..], &mut self.levels[start..]);
-        let (offset, scale) = write(&mut latents[..width], &mut levels[..width]);
-        for latent in latents {
-            *latent = (*latent).min(self.dim);
-        }
+        let start = self.levels.len();
+        let (offset, scale) = self.grow(width, write);
         let mut sum = 0i32;
-        let mut rest = &*levels;
+        let mut rest = &self.levels[start..];
         for step in &self.steps {
             let (part, behind) = rest.split_at(rest.len().min(step.groups.saturating_mul(GROUP)));
             sum = (sum << step.shift) + part.iter().map(|&level| i32::from(level)).sum::<i32>();
             rest = behind;
         }
-        self.starts.push((end / GROUP) as u32);
-        self.offsets.push(offset - self.bias * sum);
+        self.finish(offset, scale, sum);
+    }
+
+    /// As [`IntegerRows::push`] where `write` knows and returns, as the third, the sum of the
+    /// levels, each shifted as those before it are.
+    pub fn push_summed(
+        &mut self,
+        width: usize,
+        write: impl FnOnce(&mut [u32], &mut [i8]) -> (i32, f32, i32),
+    ) {
+        let (offset, scale, sum) = self.grow(width, write);
+        self.finish(offset, scale, sum);
+    }
+
+    /// Writes the nonzeros of another row.
+    fn grow<T>(&mut self, width: usize, write: impl FnOnce(&mut [u32], &mut [i8]) -> T) -> T {
+        let start = self.levels.len();
+        let end = start + width.next_multiple_of(GROUP);
+        self.levels.resize(end, 0);
+        self.lines.resize(end, 0);
+        let (lines, padding) = self.lines[start..].split_at_mut(width);
+        let written = write(lines, &mut self.levels[start..start + width]);
+        let dim = self.dim;
+        for line in lines {
+            *line = (*line).min(dim) * TILE as u32;
+        }
+        padding.fill(dim * TILE as u32);
+        written
+    }
+
+    fn finish(&mut self, offset: i32, scale: f32, sum: i32) {
+        self.starts.push((self.levels.len() / GROUP) as u32);
+        // whole: the bias is a multiple of 2^shift (new)
+        self.offsets
+            .push(offset - ((self.bias * sum) >> self.shift));
         self.scales.push(scale);
     }
 
@@ -224,8 +259,8 @@ impl IntegerRows {
         self.starts[row] as usize..self.starts[row + 1] as usize
     }
 
-    pub(super) fn latents(&self) -> &[u32] {
-        &self.latents
+    pub(super) fn lines(&self) -> &[u32] {
+        &self.lines
     }
 
     pub(super) fn levels(&self) -> &[i8] {
@@ -341,7 +376,7 @@ pub fn pass_rows(
     passed: &mut Passed,
 ) -> usize {
     for row in range.clone() {
-        let mut sums = [0i32; TILE];
+        let mut sums = tile.offsets().map(|of_query| of_query + rows.offset(row));
         let groups = rows.groups(row);
         let mut next = groups.start;
         for step in rows.steps() {
@@ -349,18 +384,14 @@ pub fn pass_rows(
             let end = groups.end.min(next.saturating_add(step.groups));
             let nonzeros = next * GROUP..end * GROUP;
             let levels = &rows.levels()[nonzeros.clone()];
-            for (&latent, &level) in rows.latents()[nonzeros].iter().zip(levels) {
+            for (&line, &level) in rows.lines()[nonzeros].iter().zip(levels) {
                 let level = i16::from(level);
-                for (sum, &weight) in sums.iter_mut().zip(tile.line(latent)) {
+                for (sum, &weight) in sums.iter_mut().zip(tile.line(line)) {
                     // at most 127 * 127
                     *sum += i32::from(i16::from(weight as i8) * level);
                 }
             }
             next = end;
-        }
-        let offset = rows.offset(row);
-        for (sum, of_query) in sums.iter_mut().zip(tile.offsets()) {
-            *sum += of_query + offset;
         }
         let scale = rows.scale(row);
         for (slot, (&sum, &threshold)) in sums.iter().zip(thresholds).enumerate() {

@@ -19,18 +19,20 @@ use crate::control::Control;
 use crate::kernels::{IntegerRows, Passed, Tile, WeightTable, TILE};
 use crate::Result;
 
-/// Rows that are made integers at a time, for all tiles to pass over: at 32 nonzeros 160 KB.
-const ROWS_A_BLOCK: usize = 1024;
+/// Rows that are made integers at a time, for all tiles to pass over: at 32 nonzeros 320 KB, which
+/// with a tile of 4,096 latents fit in the second-level cache.
+const ROWS_A_BLOCK: usize = 2048;
 /// Rows between looks at thresholds that others have raised.
 const ROWS_A_LOOK: usize = 256;
 /// Rows scored between looks at whether the search was cancelled.
 const ROWS_A_CHECK: usize = 4096;
-/// Queries in flight; with eight tiles making rows integers is a few percent.
+/// Queries in flight; with eight tiles making rows integers is a few percent, and what is kept of
+/// so many queries still fits in a third-level cache.
 const QUERIES_A_WAVE: usize = 8 * TILE;
 /// Tasks a thread; more of them even out, but each starts with a threshold to find.
 const TASKS_A_THREAD: usize = 2;
 /// Fewer rows than these are not worth a task.
-const LEAST_ROWS_A_TASK: usize = 8 * ROWS_A_BLOCK;
+const LEAST_ROWS_A_TASK: usize = 4 * ROWS_A_BLOCK;
 /// The most bytes of weights that a tile may have; with more latents lines are rarely reused.
 const LARGEST_TILE: usize = 16 << 20;
 /// Fewer queries leave too much of a tile empty.

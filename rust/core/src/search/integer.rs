@@ -32,6 +32,9 @@
 //! it. So a row whose score is at least `t` passes the threshold `t / h`, rounded down. A row
 //! whose `g S` is not a normal number of single precision passes always.
 //!
+//! Sums start from `E`, so that it need not be added at the end; the shifts come after that, so a
+//! row's and a query's part of `E` are rounded up to multiples of `2^(s_1)`.
+//!
 //! The bound needs scales that are not negative and latents that differ within a row, which
 //! `verify` checks; a file that breaks them is searched safely but not exactly.
 
@@ -61,6 +64,8 @@ pub struct RowCoder<'a> {
     slack: i32,
     /// Shifts of the sums before each group of four ranks.
     shifts: Vec<u32>,
+    /// All of them together.
+    all_shifts: u32,
 }
 
 /// The integer levels of a rank coding.
@@ -68,9 +73,51 @@ pub struct RowCoder<'a> {
 struct RankedLevels {
     /// `g`.
     unit: f64,
-    /// In the order of the layout's signed levels: the level in the low 8 bits, above them half of
-    /// |v| / g in units of 1 / HALVES, rounded up.
-    entries: Vec<i32>,
+    /// In the order of the layout's signed levels.
+    entries: Vec<Entry>,
+}
+
+/// What is to know of a level, in one number, so that a row's sums are one addition a nonzero:
+/// from the lowest bit on 8 bits of the level itself, [`SHIFTED_BITS`] of the level shifted as
+/// those before it are plus [`SHIFTED_BIAS`], and half of |v| / g in units of 1 / HALVES, rounded
+/// up.
+#[derive(Debug, Clone, Copy)]
+struct Entry(u64);
+
+/// Room for the sum of 2^14 numbers of at most 2 [`SHIFTED_BIAS`].
+const SHIFTED_BITS: u32 = 28;
+/// At least the magnitude of any shifted level.
+const SHIFTED_BIAS: i32 = (MOST as i32 + 1) << MOST_SHIFT;
+
+impl Entry {
+    fn new(level: i8, shift: u32, halves: i32) -> Self {
+        let shifted = (i32::from(level) << shift) + SHIFTED_BIAS;
+        Self(u64::from(level as u8) | (shifted as u64) << 8 | (halves as u64) << (8 + SHIFTED_BITS))
+    }
+
+    fn level(self) -> i8 {
+        self.0 as i8
+    }
+}
+
+/// Sums over the nonzeros of a row.
+#[derive(Debug, Clone, Copy, Default)]
+struct EntrySums(u64);
+
+impl EntrySums {
+    fn add(&mut self, entry: Entry) {
+        self.0 += entry.0 >> 8;
+    }
+
+    /// HALVES times half the sum of |v| / g, each rounded up.
+    fn halves(self) -> i32 {
+        (self.0 >> SHIFTED_BITS) as i32
+    }
+
+    /// Of `n` levels, each shifted as those before it are.
+    fn shifted(self, n: usize) -> i32 {
+        (self.0 & ((1 << SHIFTED_BITS) - 1)) as i32 - n as i32 * SHIFTED_BIAS
+    }
 }
 
 /// A row's scale in the pass, and the error that its own values bring.
@@ -78,7 +125,7 @@ struct RankedLevels {
 pub struct RowError {
     /// `g S`, as a float32; 0 where it is no sound one, see `always`.
     pub scale: f32,
-    /// 1/2 sum |v_r| / g, rounded up.
+    /// 1/2 sum |v_r| / g, rounded up to what is whole before all shifts.
     pub error: i32,
     /// True where nothing is known of the row's score.
     pub always: bool,
@@ -122,6 +169,7 @@ impl<'a> RowCoder<'a> {
             most,
             slack: 2 + (largest / f64::from(1 << 21)).ceil() as i32,
             shifts,
+            all_shifts,
         })
     }
 
@@ -140,7 +188,18 @@ impl<'a> RowCoder<'a> {
             .iter()
             .map_while(|rounding| Some(rounding * largest_first.next()?))
             .sum();
-        (error + eta * self.most).ceil() as i32 + 1
+        self.whole((error + eta * self.most).ceil() as i32 + 1)
+    }
+
+    /// The next number that is whole before all shifts, which is where sums start from errors.
+    fn whole(&self, error: i32) -> i32 {
+        let unit = 1 << self.all_shifts;
+        (error + unit - 1) / unit * unit
+    }
+
+    /// An error of a row or of a query as the sums of the pass start from it.
+    pub fn start(&self, error: i32) -> i32 {
+        error >> self.all_shifts
     }
 
     /// A bound of `sum |v_r|` that holds for every row, where there is one that is not a row's own.
@@ -164,15 +223,20 @@ impl<'a> RowCoder<'a> {
                 for row in range {
                     let bytes = self.data.rows.ranked_row(layout, row);
                     let scale = self.data.scales.get(row);
-                    out.push(layout.width(), |latents, integers| {
-                        let halves = if is_words {
+                    out.push_summed(layout.width(), |latents, integers| {
+                        let sums = if is_words {
                             levels.read_words(layout, bytes, latents, integers)
                         } else {
                             levels.read(layout, bytes, latents, integers)
                         };
-                        let error = self.error(scale * levels.unit, (halves + HALVES - 1) / HALVES);
+                        let halves = (sums.halves() + HALVES - 1) / HALVES;
+                        let error = self.error(scale * levels.unit, halves);
                         errors.push(error);
-                        (error.error, error.scale)
+                        (
+                            self.start(error.error),
+                            error.scale,
+                            sums.shifted(layout.width()),
+                        )
                     });
                 }
             }
@@ -225,7 +289,7 @@ impl<'a> RowCoder<'a> {
             let halves = (0.5 * sum / unit).ceil().min(f64::from(1 << 24));
             let error = self.error(scale, if halves.is_nan() { 0 } else { halves as i32 });
             errors.push(error);
-            (error.error, error.scale)
+            (self.start(error.error), error.scale)
         });
     }
 
@@ -233,7 +297,7 @@ impl<'a> RowCoder<'a> {
         let is_sound = scale == 0.0 || SOUND_SCALES.contains(&scale);
         RowError {
             scale: if is_sound { scale as f32 } else { 0.0 },
-            error: halves + self.slack,
+            error: self.whole(halves + self.slack),
             always: !is_sound,
         }
     }
@@ -299,7 +363,8 @@ impl RankedLevels {
                 let halves =
                     (0.5 * f64::from(HALVES) * (f64::from(level) / unit).abs()).ceil() as i32;
                 for integer in [rounded as i8, -(rounded as i8)] {
-                    levels.entries.push(halves << 8 | i32::from(integer as u8));
+                    let shift = all_shifts - so_far;
+                    levels.entries.push(Entry::new(integer, shift, halves));
                 }
             }
             roundings.push(rounding);
@@ -307,23 +372,23 @@ impl RankedLevels {
         (levels, roundings)
     }
 
-    /// Reads a row of any layout; returns HALVES times half the sum of |v| / g.
+    /// Reads a row of any layout.
     fn read(
         &self,
         layout: &RankedLayout,
         bytes: &[u8],
         latents: &mut [u32],
         integers: &mut [i8],
-    ) -> i32 {
-        let mut halves = 0;
+    ) -> EntrySums {
+        let mut sums = EntrySums::default();
         for (rank, (latent, integer)) in latents.iter_mut().zip(integers).enumerate() {
             let (found, index) = layout.indexed_field(bytes, rank);
             let entry = self.entries[index];
             *latent = found;
-            *integer = entry as i8;
-            halves += entry >> 8;
+            *integer = entry.level();
+            sums.add(entry);
         }
-        halves
+        sums
     }
 
     /// The same where every field is a 16-bit word.
@@ -333,25 +398,26 @@ impl RankedLevels {
         bytes: &[u8],
         latents: &mut [u32],
         integers: &mut [i8],
-    ) -> i32 {
+    ) -> EntrySums {
         let bits = layout.latent_bits();
         let mask = (1u32 << bits) - 1;
         // all ranks have as many levels: 2^(16 - bits) with their signs
         let a_rank = 1usize << (16 - bits);
-        let mut halves = 0;
-        let words = bytes.chunks_exact(2);
-        for (((word, entries), latent), integer) in words
-            .zip(self.entries.chunks_exact(a_rank))
-            .zip(latents)
-            .zip(integers)
-        {
-            let word = u32::from(u16::from_le_bytes([word[0], word[1]]));
-            let entry = entries[(word >> bits) as usize];
-            *latent = word & mask;
-            *integer = entry as i8;
-            halves += entry >> 8;
+        let words = bytes
+            .chunks_exact(2)
+            .map(|word| u16::from_le_bytes([word[0], word[1]]));
+        // on its own this is a loop that compilers vectorise
+        for (latent, word) in latents.iter_mut().zip(words.clone()) {
+            *latent = u32::from(word) & mask;
         }
-        halves
+        let mut sums = EntrySums::default();
+        let entries = self.entries.chunks_exact(a_rank);
+        for ((word, entries), integer) in words.zip(entries).zip(integers) {
+            let entry = entries[usize::from(word >> bits)];
+            *integer = entry.level();
+            sums.add(entry);
+        }
+        sums
     }
 }
 

@@ -213,7 +213,7 @@ fn tile_of(
         .collect();
     let mut offsets = [0; TILE];
     for (offset, error) in offsets.iter_mut().zip(&errors) {
-        *offset = error.unwrap_or(0);
+        *offset = coder.start(error.unwrap_or(0));
     }
     tile.set_offsets(&offsets);
     Ok((tile, errors))

@@ -58,12 +58,17 @@ unsafe fn half_row(
     passed: &mut Passed,
 ) {
     // SAFETY: half a line is 32 bytes; the tile's lines have 64.
-    let lines = unsafe { tile.lines().add(32 * half) };
-    let (latents, levels) = (rows.latents().as_ptr(), rows.levels().as_ptr());
+    let tile_lines = unsafe { tile.lines().add(32 * half) };
+    let (lines, levels) = (rows.lines().as_ptr(), rows.levels().as_ptr());
     let ones = _mm256_set1_epi16(1);
     let offset = _mm256_set1_epi32(rows.offset(row));
     let first = |i: usize| 32 * half + 8 * i;
-    let mut sums = [_mm256_setzero_si256(); 4];
+    let mut sums: [__m256i; 4] = std::array::from_fn(|i| {
+        // SAFETY: the tile has 64 offsets; loadu needs no alignment.
+        let of_queries =
+            unsafe { _mm256_loadu_si256(tile.offsets().as_ptr().add(first(i)).cast()) };
+        _mm256_add_epi32(of_queries, offset)
+    });
     let groups = rows.groups(row);
     let mut next = groups.start;
     for step in rows.steps() {
@@ -71,12 +76,12 @@ unsafe fn half_row(
         sums = sums.map(|sum| _mm256_sll_epi32(sum, shift));
         let end = groups.end.min(next.saturating_add(step.groups));
         for group in next..end {
-            // SAFETY: IntegerRows keeps groups within its latents and levels, which have whole
-            // groups, and latents at most at dim; the tile has dim + 1 lines of 64 bytes.
+            // SAFETY: IntegerRows keeps groups within its lines and levels, which have whole
+            // groups, and every line within the dim + 1 lines of 64 bytes that the tile has.
             unsafe {
-                let latents = latents.add(group * GROUP);
-                let line =
-                    |i: usize| _mm256_load_si256(lines.add(*latents.add(i) as usize * TILE).cast());
+                let lines = lines.add(group * GROUP);
+                let start = |i: usize| tile_lines.add(*lines.add(i) as usize);
+                let line = |i: usize| _mm256_load_si256(start(i).cast());
                 let level = levels.add(group * GROUP).cast::<i32>().read_unaligned();
                 let level = _mm256_set1_epi32(level);
                 let magnitude = _mm256_abs_epi8(level);
@@ -97,10 +102,6 @@ unsafe fn half_row(
     }
     let scale = _mm256_set1_ps(rows.scale(row));
     for (i, sum) in sums.into_iter().enumerate() {
-        // SAFETY: the tile has 64 offsets; loadu needs no alignment.
-        let of_queries =
-            unsafe { _mm256_loadu_si256(tile.offsets().as_ptr().add(first(i)).cast()) };
-        let sum = _mm256_add_epi32(sum, _mm256_add_epi32(of_queries, offset));
         let scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), scale);
         // SAFETY: `thresholds` has 64 numbers; loadu needs no alignment.
         let threshold = unsafe { _mm256_loadu_ps(thresholds.as_ptr().add(first(i))) };

@@ -37,8 +37,8 @@ pub unsafe fn pass_rows(
     thresholds: &[f32; TILE],
     passed: &mut Passed,
 ) -> usize {
-    let lines = tile.lines();
-    let (latents, levels) = (rows.latents().as_ptr(), rows.levels().as_ptr());
+    let tile_lines = tile.lines();
+    let (lines, levels) = (rows.lines().as_ptr(), rows.levels().as_ptr());
     // SAFETY: both arrays have 64 numbers of 4 bytes; loadu needs no alignment.
     let (of_queries, thresholds): ([__m512i; 4], [__m512; 4]) = unsafe {
         (
@@ -47,7 +47,8 @@ pub unsafe fn pass_rows(
         )
     };
     for row in range.clone() {
-        let mut sums = [_mm512_setzero_si512(); 4];
+        let offset = _mm512_set1_epi32(rows.offset(row));
+        let mut sums = of_queries.map(|of_query| _mm512_add_epi32(of_query, offset));
         let groups = rows.groups(row);
         let mut next = groups.start;
         for step in rows.steps() {
@@ -55,13 +56,12 @@ pub unsafe fn pass_rows(
             sums = sums.map(|sum| _mm512_sll_epi32(sum, shift));
             let end = groups.end.min(next.saturating_add(step.groups));
             for group in next..end {
-                // SAFETY: IntegerRows keeps groups within its latents and levels, which have whole
-                // groups, and latents at most at dim; the tile has dim + 1 lines of 64 bytes.
+                // SAFETY: IntegerRows keeps groups within its lines and levels, which have whole
+                // groups, and every line within the dim + 1 lines of 64 bytes that the tile has.
                 unsafe {
-                    let latents = latents.add(group * GROUP);
-                    let line = |i: usize| {
-                        _mm512_load_si512(lines.add(*latents.add(i) as usize * TILE).cast())
-                    };
+                    let lines = lines.add(group * GROUP);
+                    let start = |i: usize| tile_lines.add(*lines.add(i) as usize);
+                    let line = |i: usize| _mm512_load_si512(start(i).cast());
                     let level = levels.add(group * GROUP).cast::<i32>().read_unaligned();
                     let level = _mm512_set1_epi32(level);
                     let (a, b, c, d) = (line(0), line(1), line(2), line(3));
@@ -74,10 +74,6 @@ pub unsafe fn pass_rows(
                 }
             }
             next = end;
-        }
-        let offset = _mm512_set1_epi32(rows.offset(row));
-        for (sum, of_query) in sums.iter_mut().zip(of_queries) {
-            *sum = _mm512_add_epi32(*sum, _mm512_add_epi32(of_query, offset));
         }
         let scale = _mm512_set1_ps(rows.scale(row));
         let scaled = sums.map(|sum| _mm512_mul_ps(_mm512_cvtepi32_ps(sum), scale));
