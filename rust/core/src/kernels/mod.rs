@@ -36,7 +36,7 @@ use crate::{Error, Result};
 
 pub use generic::{dot, norm};
 pub use postings::{add_list, bound_value, prefetch, Chunk, Sum, POSITIONS, SUMS};
-pub use rough::{RoughQuery, ROUGH_LEVELS, ROUGH_ROWS};
+pub use rough::{RoughQuery, RoughScales, ROUGH_LEVELS, ROUGH_ROWS};
 pub use tile::{IntegerRows, Passed, Tile, TileLayout, TILE};
 
 /// The environment variable that forces an instruction set.
@@ -130,6 +130,7 @@ type ScoreRows = unsafe fn(&RowsView<'_>, Range<usize>, &WeightTable, &mut [f64]
 type ProjectSome = unsafe fn(&[f32], usize, &[u32], &[f64], &mut [f64]);
 type PassRows = unsafe fn(&Tile, &IntegerRows, Range<usize>, &[f32; TILE], &mut Passed) -> usize;
 type RoughSums = unsafe fn(&RoughQuery<'_>, &[u8], &mut [i32]);
+type RoughReached = unsafe fn(&[i32], RoughScales<'_>, f32, f32, &mut Vec<u16>) -> bool;
 type ProjectHalves = unsafe fn(&[f16], &[f64], &mut [f64]);
 type Project = unsafe fn(&[f32], &[f64], usize, &mut [&mut [f64]]);
 
@@ -144,6 +145,7 @@ pub struct Kernels {
     project_some: ProjectSome,
     pass_rows: PassRows,
     rough_sums: RoughSums,
+    rough_reached: RoughReached,
     tile_layout: TileLayout,
 }
 
@@ -160,6 +162,7 @@ impl Kernels {
                 project_some: generic::project_some,
                 pass_rows: tile::pass_rows,
                 rough_sums: rough::sums,
+                rough_reached: rough::reached,
                 tile_layout: tile::PLAIN,
             }),
             #[cfg(target_arch = "x86_64")]
@@ -172,6 +175,7 @@ impl Kernels {
                 project_some: x86_64::avx2::project_some,
                 pass_rows: x86_64::tile_avx2::pass_rows,
                 rough_sums: rough::sums,
+                rough_reached: rough::reached,
                 tile_layout: x86_64::tile_avx2::LAYOUT,
             }),
             #[cfg(target_arch = "x86_64")]
@@ -192,6 +196,7 @@ impl Kernels {
                     project_some: x86_64::avx512::project_some,
                     pass_rows,
                     rough_sums: x86_64::rough_avx512::sums,
+                    rough_reached: x86_64::rough_avx512::reached,
                     tile_layout,
                 }
             }),
@@ -316,6 +321,26 @@ impl Kernels {
         // SAFETY: the CPU has the instructions (Self::of is the only way to a Kernels), and the
         // lengths were just checked.
         unsafe { (self.rough_sums)(query, rows, out) }
+    }
+
+    /// Adds to `out` the rows whose rough sum, plus `error`, times the row's scale is at least
+    /// `least`, all in single precision. False where a scale is negative, NaN or so large or small
+    /// that single precision says nothing; `out` then holds a part.
+    ///
+    /// # Panics
+    /// Where there are not as many scales as sums, or more than 2^16.
+    pub fn rough_reached(
+        self,
+        sums: &[i32],
+        scales: RoughScales<'_>,
+        error: f32,
+        least: f32,
+        out: &mut Vec<u16>,
+    ) -> bool {
+        assert!(scales.fits(sums.len()) && sums.len() <= 1 << 16);
+        // SAFETY: the CPU has the instructions (Self::of is the only way to a Kernels), and the
+        // lengths were just checked.
+        unsafe { (self.rough_reached)(sums, scales, error, least, out) }
     }
 
     /// Projects queries onto atoms: `out[q][a] = sum_i atoms[a * d + i] * queries[q * d + i]`,

@@ -4,6 +4,11 @@
 //! every instruction set computes the same integers; what they prove about scores is the business
 //! of `search::rough`.
 
+use std::ops::Range;
+
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+
 use crate::codes::RankedLayout;
 
 /// Rows that a kernel takes at a time.
@@ -122,6 +127,78 @@ impl<'a> RoughQuery<'a> {
     pub(super) fn reads(&self) -> &[GroupRead] {
         &self.reads
     }
+}
+
+/// Scales of rows, as they are stored.
+#[derive(Debug, Clone, Copy)]
+pub enum RoughScales<'a> {
+    /// Every scale is 1.
+    One,
+    /// One number a row.
+    Single(&'a [f32]),
+    /// One number a row.
+    Half(&'a [f16]),
+}
+
+impl<'a> RoughScales<'a> {
+    /// True where there are as many as rows.
+    pub(super) fn fits(&self, n: usize) -> bool {
+        match self {
+            Self::One => true,
+            Self::Single(scales) => scales.len() == n,
+            Self::Half(scales) => scales.len() == n,
+        }
+    }
+
+    /// Those of some rows.
+    fn part(&self, rows: Range<usize>) -> Self {
+        match self {
+            Self::One => Self::One,
+            Self::Single(scales) => Self::Single(&scales[rows]),
+            Self::Half(scales) => Self::Half(&scales[rows]),
+        }
+    }
+}
+
+/// Scales other than 0 that single precision holds to full relative precision, with room for
+/// products.
+pub(super) const SOUND_SCALES: Range<f32> = 1e-25..1e25;
+
+/// [`Kernels::rough_reached`](super::Kernels::rough_reached) in plain Rust.
+pub fn reached(
+    sums: &[i32],
+    scales: RoughScales<'_>,
+    error: f32,
+    least: f32,
+    out: &mut Vec<u16>,
+) -> bool {
+    let reaches = |sum: i32, scale: f32| (sum as f32 + error) * scale >= least;
+    for first in (0..sums.len()).step_by(ROUGH_ROWS) {
+        let rows = first..sums.len().min(first + ROUGH_ROWS);
+        let mut wide = [1.0f32; ROUGH_ROWS];
+        let wide = &mut wide[..rows.len()];
+        match scales.part(rows.clone()) {
+            RoughScales::One => {}
+            RoughScales::Single(scales) => wide.copy_from_slice(scales),
+            RoughScales::Half(scales) => scales.convert_to_f32_slice(wide),
+        }
+        let is_sound = |scale: &f32| *scale == 0.0 || SOUND_SCALES.contains(scale);
+        if !wide.iter().all(is_sound) {
+            return false;
+        }
+        // most rows do not; asking without a branch a row is what compilers vectorise
+        let rows = sums[rows].iter().zip(&*wide);
+        let any = rows.clone().fold(0, |any, (&sum, &scale)| {
+            any | i32::from(reaches(sum, scale))
+        });
+        if any != 0 {
+            let those = (first as u16..)
+                .zip(rows)
+                .filter(|(_, (&sum, &scale))| reaches(sum, scale));
+            out.extend(those.map(|(row, _)| row));
+        }
+    }
+    true
 }
 
 /// [`Kernels::rough_sums`](super::Kernels::rough_sums) in plain Rust.

@@ -23,7 +23,6 @@
 
 use std::ops::Range;
 
-use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
 use super::candidates::SharedThreshold;
@@ -32,7 +31,7 @@ use super::scan::{row_ranges, scan, Scales, ScanRows};
 use super::{Hit, Selection, TopK, WeightSource};
 use crate::codes::{RankedLayout, RowCoding};
 use crate::control::Control;
-use crate::kernels::{Isa, Kernels, RoughQuery, WeightTable, ROUGH_ROWS};
+use crate::kernels::{Isa, Kernels, RoughQuery, RoughScales, WeightTable, ROUGH_ROWS};
 use crate::Result;
 
 /// Rows whose rough scores are held at a time.
@@ -43,8 +42,6 @@ const LARGEST_SUM: f64 = (1u32 << 30) as f64;
 const LARGEST_LEVELS: f64 = (1u32 << 17) as f64;
 /// The largest weight and the largest level.
 const MOST: f64 = i16::MAX as f64;
-/// Scales that single precision holds to full relative precision, with room for products.
-const SOUND_SCALES: Range<f32> = 1e-25..1e25;
 /// Units that do not under- or overflow.
 const SOUND_UNITS: Range<f64> = 1e-200..1e200;
 
@@ -231,16 +228,10 @@ impl OneQuery<'_> {
             }
             let threshold = top.threshold().max(f64::from(self.threshold.get()));
             match &self.rough {
-                Some((query, error, unit))
+                Some(rough)
                     if threshold > f64::NEG_INFINITY
-                        && look.read_scales(&self.data.scales, rows.clone()) =>
+                        && self.reach(rough, rows.clone(), threshold, &mut look) =>
                 {
-                    let unit = unit * self.data.scales.unit();
-                    let least = rounded_down(threshold / unit);
-                    let bytes = self.data.rows.ranked_rows(self.layout, rows.clone());
-                    self.kernels
-                        .rough_sums(query, bytes, &mut look.sums[..rows.len()]);
-                    look.reach(rows.len(), *error, least);
                     for &row in &look.reached {
                         let row = start + usize::from(row);
                         if self.selection.admits(self.query, row as u64) {
@@ -256,6 +247,31 @@ impl OneQuery<'_> {
             self.threshold.raise(rounded_down(top.threshold()));
         }
         Ok(top)
+    }
+
+    /// Finds the rows whose score may reach a threshold; false where nothing is known of one.
+    fn reach(
+        &self,
+        (query, error, unit): &(RoughQuery<'_>, f32, f64),
+        rows: Range<usize>,
+        threshold: f64,
+        look: &mut Look,
+    ) -> bool {
+        let scales = match self.data.scales {
+            Scales::One => RoughScales::One,
+            Scales::Float32(scales) => RoughScales::Single(&scales[rows.clone()]),
+            Scales::Float16(scales, _) => RoughScales::Half(&scales[rows.clone()]),
+        };
+        let of_scales = self.data.scales.unit();
+        let least = rounded_down(threshold / (unit * of_scales));
+        let sums = &mut look.sums[..rows.len()];
+        let bytes = self.data.rows.ranked_rows(self.layout, rows);
+        self.kernels.rough_sums(query, bytes, sums);
+        look.reached.clear();
+        SOUND_UNITS.contains(&of_scales)
+            && self
+                .kernels
+                .rough_reached(sums, scales, *error, least, &mut look.reached)
     }
 
     fn score_all(&self, rows: Range<usize>, scores: &mut [f64], top: &mut TopK) {
@@ -274,7 +290,6 @@ impl OneQuery<'_> {
 /// What is known of the rows that are looked at.
 struct Look {
     sums: [i32; ROWS_A_LOOK],
-    scales: [f32; ROWS_A_LOOK],
     scores: [f64; ROWS_A_LOOK],
     reached: Vec<u16>,
 }
@@ -283,44 +298,8 @@ impl Look {
     fn new() -> Self {
         Self {
             sums: [0; ROWS_A_LOOK],
-            scales: [0.0; ROWS_A_LOOK],
             scores: [0.0; ROWS_A_LOOK],
             reached: Vec::with_capacity(ROWS_A_LOOK),
-        }
-    }
-
-    /// Reads the scales of rows, without their unit; false where one is not sound.
-    fn read_scales(&mut self, scales: &Scales<'_>, rows: Range<usize>) -> bool {
-        let to = &mut self.scales[..rows.len()];
-        match scales {
-            Scales::One => to.fill(1.0),
-            Scales::Float32(scales) => to.copy_from_slice(&scales[rows]),
-            Scales::Float16(scales, _) => scales[rows].convert_to_f32_slice(to),
-        }
-        SOUND_UNITS.contains(&scales.unit())
-            && to
-                .iter()
-                .all(|scale| *scale == 0.0 || SOUND_SCALES.contains(scale))
-    }
-
-    /// Finds the rows whose score may be at least `least`, in the query's units.
-    fn reach(&mut self, n: usize, error: f32, least: f32) {
-        self.reached.clear();
-        let reaches = |sum: i32, scale: f32| (sum as f32 + error) * scale >= least;
-        let sums = self.sums[..n].chunks(ROUGH_ROWS);
-        let scales = self.scales[..n].chunks(ROUGH_ROWS);
-        for (first, (sums, scales)) in (0..).step_by(ROUGH_ROWS).zip(sums.zip(scales)) {
-            // most rows do not; asking without a branch a row is what compilers vectorise
-            let rows = sums.iter().zip(scales);
-            let any = rows.clone().fold(0, |any, (&sum, &scale)| {
-                any | i32::from(reaches(sum, scale))
-            });
-            if any != 0 {
-                let reached = (first..)
-                    .zip(rows)
-                    .filter(|(_, (&sum, &scale))| reaches(sum, scale));
-                self.reached.extend(reached.map(|(row, _)| row));
-            }
         }
     }
 }

@@ -5,7 +5,9 @@
 use std::arch::x86_64::*;
 
 use super::avx512::words_by_rank;
-use crate::kernels::rough::{GroupRead, RoughQuery, GROUP, HALF_BYTES, ROUGH_LEVELS, ROUGH_ROWS};
+use crate::kernels::rough::{
+    GroupRead, RoughQuery, RoughScales, GROUP, HALF_BYTES, ROUGH_LEVELS, ROUGH_ROWS, SOUND_SCALES,
+};
 
 /// Weights of two ranks of sixteen rows, the two of a row side by side.
 #[derive(Clone, Copy)]
@@ -65,29 +67,22 @@ unsafe fn block_sums<const WORDS: bool>(query: &RoughQuery<'_>, rows: &[u8], out
                 }
             }
         }
-        let (words, stride) = if WORDS {
-            (block.as_ptr(), row_bytes)
+        let (fields, stride): (&[u8], _) = if WORDS {
+            (block, row_bytes)
         } else {
-            (latents.as_ptr().cast(), 2 * width)
+            (bytemuck::cast_slice(&latents), 2 * width)
         };
-        for r in 0..ROUGH_ROWS {
-            for quarter in 0..width / 4 {
-                // SAFETY: a row has `width` words of 2 bytes from its start on; a latent is
-                // below 2^bits, and there are as many weights (RoughQuery::new); `looked` has
-                // two weights a row for each of `width / 2` pairs.
-                unsafe {
-                    let four = words
-                        .add(r * stride + 8 * quarter)
-                        .cast::<u64>()
-                        .read_unaligned();
-                    let weight = |i: u32| *weights.add((four >> (16 * i) & latent_mask) as usize);
-                    let first = looked.as_mut_ptr().add(2 * quarter).cast::<i16>();
-                    let second = looked.as_mut_ptr().add(2 * quarter + 1).cast::<i16>();
-                    *first.add(2 * r) = weight(0);
-                    *first.add(2 * r + 1) = weight(1);
-                    *second.add(2 * r) = weight(2);
-                    *second.add(2 * r + 1) = weight(3);
-                }
+        for (r, row) in fields.chunks_exact(stride).enumerate() {
+            for (four, pairs) in row.chunks_exact(8).zip(looked.chunks_exact_mut(2)) {
+                let four = u64::from_le_bytes(four.try_into().expect("are eight"));
+                // SAFETY: a latent is below 2^bits, and there are as many weights
+                // (RoughQuery::new).
+                let weight =
+                    |i: u32| unsafe { *weights.add((four >> (16 * i) & latent_mask) as usize) };
+                pairs[0].0[2 * r] = weight(0);
+                pairs[0].0[2 * r + 1] = weight(1);
+                pairs[1].0[2 * r] = weight(2);
+                pairs[1].0[2 * r + 1] = weight(3);
             }
         }
         let (words, above): (*const u8, _) = if WORDS {
@@ -97,7 +92,7 @@ unsafe fn block_sums<const WORDS: bool>(query: &RoughQuery<'_>, rows: &[u8], out
         };
         let mut lanes = [_mm512_setzero_si512(); GROUP / 2];
         for group in 0..width / GROUP {
-            // SAFETY: as above: each of the sixteen rows has 16 bytes for each group.
+            // SAFETY: each of the sixteen rows has 16 bytes for each group.
             let columns = unsafe {
                 let row = |r: usize| words.add(r * stride + 2 * GROUP * group);
                 let front = words_by_rank(std::array::from_fn(row));
@@ -127,6 +122,56 @@ unsafe fn block_sums<const WORDS: bool>(query: &RoughQuery<'_>, rows: &[u8], out
         // SAFETY: `out` has sixteen numbers; storeu needs no alignment.
         unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), sums) };
     }
+}
+
+/// [`Kernels::rough_reached`](crate::kernels::Kernels::rough_reached).
+///
+/// # Safety
+/// AVX-512 F, VL, BW and DQ are there, and there are as many scales as sums.
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq")]
+pub unsafe fn reached(
+    sums: &[i32],
+    scales: RoughScales<'_>,
+    error: f32,
+    least: f32,
+    out: &mut Vec<u16>,
+) -> bool {
+    let (error, least) = (_mm512_set1_ps(error), _mm512_set1_ps(least));
+    let from = _mm512_set1_ps(SOUND_SCALES.start);
+    let to = _mm512_set1_ps(SOUND_SCALES.end);
+    for first in (0..sums.len()).step_by(ROUGH_ROWS) {
+        let n = (sums.len() - first).min(ROUGH_ROWS);
+        let rows = ((1u32 << n) - 1) as __mmask16;
+        // SAFETY: the mask leaves what lies behind the last sum and scale unread.
+        let (sums, scale) = unsafe {
+            let sums = _mm512_maskz_loadu_epi32(rows, sums.as_ptr().add(first));
+            let scale = match scales {
+                RoughScales::One => _mm512_set1_ps(1.0),
+                RoughScales::Single(scales) => {
+                    _mm512_maskz_loadu_ps(rows, scales.as_ptr().add(first))
+                }
+                RoughScales::Half(scales) => {
+                    let halves = scales.as_ptr().add(first).cast();
+                    _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(rows, halves))
+                }
+            };
+            (sums, scale)
+        };
+        // a NaN is in no range
+        let is_zero = _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(scale, _mm512_setzero_ps());
+        let is_sound = _mm512_cmp_ps_mask::<_CMP_GE_OQ>(scale, from)
+            & _mm512_cmp_ps_mask::<_CMP_LT_OQ>(scale, to);
+        if is_zero | is_sound != __mmask16::MAX {
+            return false;
+        }
+        let upper = _mm512_mul_ps(_mm512_add_ps(_mm512_cvtepi32_ps(sums), error), scale);
+        let mut mask = rows & _mm512_cmp_ps_mask::<_CMP_GE_OQ>(upper, least);
+        while mask != 0 {
+            out.push(first as u16 + mask.trailing_zeros() as u16);
+            mask &= mask - 1;
+        }
+    }
+    true
 }
 
 /// Latents and indices of levels of eight fields.
