@@ -60,12 +60,6 @@ TRIALS: dict[str, dict[str, Any]] = {
         "schedule": "cooldown",
         "hard_negatives": 7,
     },
-    "ranking, cooldown, hard negatives, from four fifths on": {
-        "ranking_weight": 1.0,
-        "schedule": "cooldown",
-        "hard_negatives": 7,
-        "ranking_start": 0.8,
-    },
     **{
         f"ranking from the start, weight {weight:g}, temperature 0.05": {
             "ranking_weight": weight,

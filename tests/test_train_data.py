@@ -265,14 +265,15 @@ def test_neighbours_are_those_that_a_search_of_the_codes_returns() -> None:
     np.testing.assert_array_equal(
         np.sort(nearest_others(model, as_row_source(x), 3), axis=1), expected
     )
+    nearer = np.argsort(-cosines, axis=1)[:, :100]
     order = Neighbourhoods(as_row_source(x), 3, seed=0)
     order.refresh(model)
     batches = next(order.windows(32, 0, 0))
     assert batches.shape == (120 // 8, 32)
     for batch in batches:
         assert len(np.unique(batch)) == 32
-        held = np.isin(expected[batch], batch).all(axis=1)
-        assert held.sum() >= 8  # its anchors, at least
+        held = np.isin(nearer[batch], batch).sum(axis=1)
+        assert (held >= 3).sum() >= 8  # its anchors, at least
     assert not np.array_equal(batches, next(order.windows(32, 0, 1)))
     with pytest.raises(ValueError, match="hard_negatives must be less than the 120 rows"):
         Neighbourhoods(as_row_source(x), 120, seed=0)

@@ -25,25 +25,30 @@ if TYPE_CHECKING:
 #: k = 32, and finding more of them would make the others no harder.
 POOL_ROWS = 65_536
 
+#: Nearest others that are found of each row, of which a batch holds some: those that recall at
+#: this depth is about. The very nearest alone are near copies, with little order to keep.
+DEPTH = 100
+
 #: Queries searched at once: 12 MiB of 384 columns.
 _BLOCK = 8_192
 
 
 class Neighbourhoods:
-    """A pool of rows, and the ``count`` others that a model's codes put nearest to each.
+    """A pool of rows, and the others that a model's codes put nearest to each.
 
     Parameters
     ----------
     source : RowSource
     count : int
-        Neighbours of a row.
+        Neighbours that come with a row, drawn from its `DEPTH` nearest or from ``count`` if that
+        is more.
     seed : int
         Of the pool, where the source has more than `POOL_ROWS` rows.
 
     Attributes
     ----------
     nearest : ndarray or None
-        (pool, count) int32 positions in the pool; None until `refresh` or a checkpoint sets them.
+        (pool, depth) int32 positions in the pool; None until `refresh` or a checkpoint sets them.
     """
 
     def __init__(self, source: RowSource, count: int, seed: int) -> None:
@@ -53,11 +58,12 @@ class Neighbourhoods:
         drawn = np.random.default_rng([seed, 3]).choice(len(source), size, replace=False)
         self._rows: Positions = np.sort(drawn).astype(np.int64)
         self._pool, self._count = Subset(source, self._rows), count
+        self._depth = min(max(count, DEPTH), size - 1)
         self.nearest: npt.NDArray[np.int32] | None = None
 
     def refresh(self, model: CompresSAE) -> None:
         """Look for the neighbours by the model as it stands."""
-        self.nearest = nearest_others(model, self._pool, self._count)
+        self.nearest = nearest_others(model, self._pool, self._depth)
 
     def state(self) -> Any:
         """What a checkpoint keeps."""
@@ -75,14 +81,16 @@ class Neighbourhoods:
         """
         assert self.nearest is not None, "neighbours are looked for before batches are made"
         rng = np.random.default_rng([seed, epoch])
-        n, count = self.nearest.shape
+        (n, depth), count = self.nearest.shape, self._count
         size = min(batch_size, n)
         anchors = max(1, size // (count + 1))
         order = rng.permutation(n)
         batches = []
         for start in range(0, n - anchors + 1, anchors):
             chosen = order[start : start + anchors]
-            rows = np.unique(np.concatenate((chosen, self.nearest[chosen].ravel())))
+            drawn = rng.random((len(chosen), depth)).argsort(axis=1)[:, :count]
+            near = np.take_along_axis(self.nearest[chosen], drawn, axis=1)
+            rows = np.unique(np.concatenate((chosen, near.ravel())))
             if len(rows) > size:  # a batch smaller than one neighbourhood
                 rows = rng.choice(rows, size, replace=False)
             others = np.setdiff1d(rng.permutation(n)[: 2 * size], rows)

@@ -124,8 +124,8 @@ class TrainConfig(JsonConfig):
         Share of the steps, in [0, 1], before the ranking loss and hard negatives set in: among
         reconstructions that are still poor there is no order worth keeping.
     hard_negatives : int, default 0
-        Batches are made of rows together with so many of those that the model's own codes give
-        them as neighbours (in a pool of at most 65,536 rows drawn from x): what a search would
+        Batches are made of rows together with so many of their hundred nearest others by the
+        model's own codes (in a pool of at most 65,536 rows drawn from x): what a search would
         return, right or wrong. Found by exact search in a `SparseIndex` of the codes.
     mine_every : int, default 100
         Steps after which these neighbours are looked for again.
