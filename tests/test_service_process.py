@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import sparse_retrieval as sr
+from sparse_retrieval.service import ServiceConfig
 
 # a search that takes a second, so that a signal meets it under way
 SLOW = """
@@ -144,6 +145,101 @@ def test_what_cannot_be_served_is_one_line_and_exit_code_1(path, tmp_path):
         )
         assert done.returncode == 1
         assert "is the port taken?" in done.stderr
+
+
+TOKENS = ["0123456789abcdef-first", "Zm9vYmFyYmF6cXV4Cg=="]
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_with_tokens_only_who_brings_one_may_ask(path, tmp_path, workers):
+    (tmp_path / "tokens").write_text(f"{TOKENS[0]}\n\n  {TOKENS[1]}  \n", encoding="utf-8")
+    options = ("--token-file", str(tmp_path / "tokens"), "--workers", workers)
+    with serving(str(path), *options) as (process, url):
+
+        def ask(method: str, route: str, sent: str | None, **options: object) -> httpx.Response:
+            headers = {} if sent is None else {"Authorization": sent}
+            end = time.monotonic() + 30
+            while True:  # of several workers none may have begun
+                try:
+                    return httpx.request(method, url + route, headers=headers, **options)
+                except httpx.TransportError:
+                    assert time.monotonic() < end
+                    time.sleep(0.1)
+
+        closed = [
+            ("POST", "/search"),
+            ("POST", "/search.npy"),
+            ("POST", "/reload"),
+            ("GET", "/info"),
+            ("GET", "/metrics"),
+            ("GET", "/openapi.json"),
+            ("GET", "/nothing"),
+        ]
+        wrong = [
+            None,
+            "",
+            "Bearer",
+            f"Basic {TOKENS[0]}",
+            TOKENS[0],
+            f"Bearer {TOKENS[0]}x",
+            f"Bearer {TOKENS[0][:-1]}",
+            f"Bearer {TOKENS[0]} {TOKENS[1]}",
+            f"Bearer {TOKENS[0].upper()}",
+        ]
+        for method, route in closed:
+            refused = ask(method, route, None)
+            assert refused.status_code == 401, route
+            assert refused.headers["WWW-Authenticate"] == 'Bearer realm="sparse_retrieval"'
+            assert refused.headers["Content-Type"] == "application/problem+json"
+            assert "needs a token" in refused.json()["detail"]
+        for sent in wrong:
+            assert ask("POST", "/search", sent, json=BODY).status_code == 401, sent
+        told = ask("POST", "/search", f"Bearer {TOKENS[0]}x", json=BODY)
+        assert told.headers["WWW-Authenticate"].endswith(', error="invalid_token"')
+        # before the body is read, however long it is said to be
+        assert ask("POST", "/search", None, content=b"x" * 5_000_000).status_code == 401
+        assert ask("GET", "/health", None).json()["status"] == "ok"
+        assert ask("GET", "/ready", None).status_code == 204
+        for sent in (f"Bearer {TOKENS[0]}", f"bearer {TOKENS[1]}", f"BEARER  {TOKENS[1]}"):
+            found = ask("POST", "/search", sent, json=BODY)
+            assert found.status_code == 200
+            assert found.json()["results"][0]["ids"] == [0, 1]
+        metrics = ask("GET", "/metrics", f"Bearer {TOKENS[1]}").text
+        refusals = len(closed) + len(wrong) + 2
+        assert f'sparse_retrieval_refused_total{{reason="no_token"}} {refusals}.0' in metrics
+        assert 'requests_total{route="/search",status="401"}' in metrics
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0, process.communicate()[1]
+
+
+def test_the_environment_may_name_the_tokens_and_a_bad_file_of_them_is_told(
+    path, tmp_path, monkeypatch
+):
+    tokens = tmp_path / "tokens"
+    monkeypatch.setenv("SPARSE_RETRIEVAL_TOKEN_FILE", str(tokens))
+    run = [sys.executable, "-m", "sparse_retrieval.cli", "serve", str(path), "--port", "0"]
+    secret = "much too short"
+    for text, workers, code, says in (
+        (None, "1", 1, "no such file"),
+        ("\n", "1", 2, "holds no token"),
+        (f"{TOKENS[0]}\n{secret}\n", "2", 2, "line 2 is no token; expected at least 16"),
+    ):
+        if text is not None:
+            tokens.write_text(text, encoding="utf-8")
+        done = subprocess.run(
+            [*run, "--workers", workers], capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == code
+        assert done.stderr.count("\n") == 1
+        assert says in done.stderr
+        assert secret not in done.stderr
+    tokens.write_text(TOKENS[0], encoding="utf-8")
+    with serving(str(path)) as (_, url):
+        assert httpx.get(f"{url}/info").status_code == 401
+        sent = {"Authorization": f"Bearer {TOKENS[0]}"}
+        assert httpx.get(f"{url}/info", headers=sent).status_code == 200
+    with pytest.raises(ValueError, match="it sends no token"):
+        ServiceConfig(str(path), token_file=str(tokens), explore=True)
 
 
 @pytest.mark.parametrize("command", ["serve", "explore"])

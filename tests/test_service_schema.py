@@ -33,13 +33,25 @@ OPERATIONS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def schema(tmp_path_factory: pytest.TempPathFactory):
-    path: Path = tmp_path_factory.mktemp("schema") / "items.sridx"
+TOKEN = "0123456789abcdef"
+#: Sent with every request; one of the checks leaves it out, to see that it is needed.
+HEADERS = {"Authorization": f"Bearer {TOKEN}"}
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["open", "with a token"])
+def schema(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest):
+    folder: Path = tmp_path_factory.mktemp("schema")
+    path, tokens = folder / "items.sridx", folder / "tokens"
+    tokens.write_text(TOKEN, encoding="utf-8")
     codes = sr.SparseCodes([[0, 2], [1, 2]], [[0.5, -1.0], [2.0, 1.0]], dim=4)
     sr.SparseIndex.from_codes(codes, dictionary=sr.Dictionary(np.eye(4))).save(path)
-    app = create_app(ServiceConfig(str(path), watch_s=0, max_body_bytes=200_000))
-    return schemathesis.openapi.from_asgi("/openapi.json", app)
+    config = ServiceConfig(
+        str(path),
+        watch_s=0,
+        max_body_bytes=200_000,
+        token_file=str(tokens) if request.param else None,
+    )
+    return schemathesis.openapi.from_asgi("/openapi.json", create_app(config), headers=HEADERS)
 
 
 def test_every_route_is_in_the_schema(schema):
@@ -49,6 +61,22 @@ def test_every_route_is_in_the_schema(schema):
         for method in methods
     )
     assert found == sorted(OPERATIONS)
+
+
+def test_the_schema_says_what_needs_a_token(schema, request):
+    closed = {
+        path
+        for path, methods in schema.raw_schema["paths"].items()
+        for operation in methods.values()
+        if operation.get("security") == [{"bearer": []}] and "401" in operation["responses"]
+    }
+    schemes = schema.raw_schema["components"].get("securitySchemes")
+    if "open" in request.node.name:
+        assert not closed
+        assert schemes is None
+    else:
+        assert closed == {path for _, path in OPERATIONS} - {"/health", "/ready"}
+        assert schemes == {"bearer": {"type": "http", "scheme": "bearer"}}
 
 
 @pytest.mark.parametrize(
@@ -66,6 +94,7 @@ def test_made_up_requests_get_answers_that_the_schema_names(schema, method, path
     @settings(max_examples=2 if takes_nothing else 25, suppress_health_check=list(HealthCheck))
     @given(case=schema[path][method].as_strategy(generation_mode=mode))
     def ask(case):
-        case.call_and_validate(excluded_checks=[openapi_checks.positive_data_acceptance])
+        excluded = [openapi_checks.positive_data_acceptance]
+        case.call_and_validate(excluded_checks=excluded, headers=HEADERS)
 
     ask()

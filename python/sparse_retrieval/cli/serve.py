@@ -11,7 +11,7 @@ from sparse_retrieval._extras import require
 from sparse_retrieval.cli._options import IndexFile, NoMmap, Threads
 
 Host = Annotated[
-    str, typer.Option(help="Address to listen at. There is no authentication: see docs/service.md.")
+    str, typer.Option(help="Address to listen at. There is no TLS: see docs/service.md.")
 ]
 Port = Annotated[
     int, typer.Option(min=0, max=65_535, help="Port to listen at; 0 takes a free one.")
@@ -26,6 +26,13 @@ def command(
     host: Host = "127.0.0.1",
     port: Port = 8000,
     names: Names = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="SPARSE_RETRIEVAL_TOKEN_FILE",
+            help="Text file of tokens, one a line; all but /health and /ready then needs one.",
+        ),
+    ] = None,
     workers: Annotated[
         int, typer.Option(min=1, help="Processes; those that die are started again.")
     ] = 1,
@@ -63,6 +70,7 @@ def command(
         mmap=not no_mmap,
         host=host,
         port=port,
+        token_file=None if token_file is None else str(token_file),
         workers=workers,
         threads=threads,
         searches=searches,

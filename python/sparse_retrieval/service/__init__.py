@@ -3,7 +3,8 @@
 FastAPI and uvicorn, with the extra ``serve``; nothing here is imported by the rest of the
 package but the command line. ``config`` says what may be set, ``holder`` keeps the newest
 version of the file open, ``batching`` runs searches in threads and joins those that wait,
-``limits`` refuses what is too much, ``app`` ties them to routes, ``run`` starts and stops it.
+``limits`` refuses what is too much and ``auth`` who brings no token, ``app`` ties them to routes,
+``run`` starts and stops it.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 
 import sparse_retrieval as sr
 from sparse_retrieval.codes import SparseCodes
-from sparse_retrieval.service import errors, npy
+from sparse_retrieval.service import auth, errors, npy
 from sparse_retrieval.service.batching import Batcher, OverloadedError, Search
 from sparse_retrieval.service.config import ServiceConfig
 from sparse_retrieval.service.errors import ProblemError
@@ -46,8 +46,10 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
     422: {"description": "The request does not fit the schema or the index.", **_PROBLEM},
     503: {"description": "Too many requests at once; try again.", **_PROBLEM},
 }
+_UNKNOWN: dict[str, Any] = {"description": "The token is missing, or another one.", **_PROBLEM}
 _CONFLICT: dict[str, Any] = {"description": "The new file cannot be opened.", **_PROBLEM}
-_FREE = ("/health", "/ready", "/metrics")
+_FREE = ("/health", "/ready", "/metrics")  # of limits
+_OPEN = ("/health", "/ready")  # without a token
 _ROUTES = (*_FREE, "/search", "/search.npy", "/info", "/reload", "/openapi.json", "/")
 
 
@@ -139,7 +141,10 @@ def create_app(config: ServiceConfig) -> FastAPI:
     ------
     OSError, IndexFormatError
         If the index, or a file that goes with it, cannot be opened.
+    ValueError
+        If the file of tokens holds something else.
     """
+    tokens = None if config.token_file is None else auth.read_tokens(config.token_file)
     service = Service(config)
 
     @contextlib.asynccontextmanager
@@ -168,8 +173,10 @@ def create_app(config: ServiceConfig) -> FastAPI:
         from sparse_retrieval.explore import add_pages
 
         add_pages(app, service)
-    _describe(app)
-    app.add_middleware(
+    _describe(app, closed=tokens is not None)
+    if tokens is not None:
+        app.add_middleware(auth.Tokens, tokens=tokens, free=_OPEN, metrics=service.metrics)
+    app.add_middleware(  # the last is the outermost: it counts what the others refuse
         Limits,
         max_body_bytes=config.max_body_bytes,
         max_concurrent=config.max_concurrent,
@@ -306,8 +313,8 @@ def _add_errors(app: FastAPI) -> None:
         return errors.answer(500, "an error of the service itself; its log holds the traceback")
 
 
-def _describe(app: FastAPI) -> None:
-    """Put the models of bodies that are parsed by hand into the schema."""
+def _describe(app: FastAPI, *, closed: bool) -> None:
+    """Put into the schema the models of bodies that are parsed by hand, and what needs a token."""
 
     def schema() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -323,6 +330,8 @@ def _describe(app: FastAPI) -> None:
             )
             components = made.setdefault("components", {}).setdefault("schemas", {})
             components.update(models["$defs"])
+            if closed:
+                auth.described(made, _OPEN, _UNKNOWN)
             app.openapi_schema = made
         return app.openapi_schema
 

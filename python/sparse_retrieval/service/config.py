@@ -21,10 +21,13 @@ class ServiceConfig:
     mmap : bool, default True
         Map the file instead of reading it whole.
     host : str, default "127.0.0.1"
-        Where to listen. There is no authentication: put a proxy that has it in front before
-        others than yourself may connect.
+        Where to listen. There is no TLS: put a proxy that has it in front before others than
+        yourself may connect.
     port : int, default 8000
         0 takes a free one.
+    token_file : str, optional
+        Text file of one token a line (:func:`auth.read_tokens`), read when the service starts.
+        All but ``/health`` and ``/ready`` then needs one of them, as ``Authorization: Bearer``.
     workers : int, default 1
         Processes. One is enough for most: the search itself runs on all cores, outside the
         interpreter lock. More of them decode more JSON at once, and outlive one that dies.
@@ -63,6 +66,7 @@ class ServiceConfig:
     mmap: bool = True
     host: str = "127.0.0.1"
     port: int = 8000
+    token_file: str | None = None
     workers: int = 1
     threads: int | None = None
     searches: int = 2
@@ -78,7 +82,7 @@ class ServiceConfig:
     queries: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("index", "names", "originals", "queries"):
+        for name in ("index", "names", "token_file", "originals", "queries"):
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, os.fspath(value))
@@ -95,6 +99,8 @@ class ServiceConfig:
                 raise ValueError(f"{name} is {value}; expected at least {least}")
         if self.port > 65_535:
             raise ValueError(f"port is {self.port}; expected at most 65535")
+        if self.explore and self.token_file is not None:
+            raise ValueError("token_file goes with a service, not with the page: it sends no token")
 
     def to_json(self) -> str:
         """Return the settings as one line, for the processes of ``workers``."""

@@ -44,7 +44,7 @@ class Metrics:
         )
         self.refused = Counter(
             "sparse_retrieval_refused_total",
-            "Requests refused: too many at once, too long, or waited too long.",
+            "Requests refused: no token, too many at once, too long, or waited too long.",
             ["reason"],
             registry=registry,
         )

@@ -30,6 +30,8 @@ def serve(config: ServiceConfig, *, on_start: Callable[[str], object] | None = N
     ------
     OSError, IndexFormatError
         If the index cannot be opened, or nothing can listen at the address.
+    ValueError
+        If the file of tokens holds something else.
     """
     if config.workers > 1:
         _serve_many(config, on_start)
@@ -53,8 +55,11 @@ def _serve_many(config: ServiceConfig, on_start: Callable[[str], object] | None)
     from uvicorn.supervisors import Multiprocess
 
     from sparse_retrieval.index import SparseIndex
+    from sparse_retrieval.service.auth import read_tokens
 
     SparseIndex.open(config.index_path)  # a bad file is told here, not by each process in turn
+    if config.token_file is not None:
+        read_tokens(config.token_file)
     with tempfile.TemporaryDirectory(prefix="sparse-retrieval-metrics-") as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
         os.environ[_SETTINGS] = config.to_json()
