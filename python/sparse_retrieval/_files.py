@@ -1,12 +1,14 @@
-"""Files that appear whole or not at all. Knows nothing of what is in them."""
+"""Files that appear whole or not at all, and heads that say what a folder's files are."""
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -52,3 +54,45 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def write_head(path: Path, head: dict[str, Any]) -> None:
+    """Write what :func:`read_head` reads: ``format`` and ``version``, and what goes with them."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(head, indent=2) + "\n", encoding="utf-8")
+
+
+def read_head(path: Path, *formats: str, version: int, writer: str) -> dict[str, Any]:
+    """Read a JSON file that says what the files beside it are.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+    *formats : str
+        Those of which ``format`` must be one.
+    version : int
+        What ``version`` must be.
+    writer : str
+        What writes such a file, for the message where there is none.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    ValueError
+        If it is no JSON object, or of another format or version.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; {writer} writes it")
+    try:
+        head: Any = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is no readable JSON file: {error}") from None
+    if not isinstance(head, dict) or head.get("format") not in formats:
+        raise ValueError(f"{path} does not describe a {' or a '.join(formats)}")
+    if head.get("version") != version:
+        raise ValueError(
+            f"{path} has version {head.get('version')!r}, this release reads {version}; "
+            "upgrade sparse_retrieval"
+        )
+    return head

@@ -7,7 +7,7 @@ atoms learnt is in `learning`.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,10 +17,10 @@ from sparse_retrieval import learning
 from sparse_retrieval._arrays import as_rows
 from sparse_retrieval._extras import require
 from sparse_retrieval._files import replacing
+from sparse_retrieval._pretrained import Pretrained
 from sparse_retrieval.codes import SparseCodes, as_codes
 
 if TYPE_CHECKING:
-    from sparse_retrieval.integrations.hub import Measurement
     from sparse_retrieval.interpret import AtomDescription
 
 #: How far from 1 an atom's norm may be: float16 storage of unit rows stays well within it.
@@ -30,7 +30,7 @@ _NORM_TOLERANCE = 1e-3
 _NONZEROS_A_CHUNK = 1 << 15
 
 
-class Dictionary:
+class Dictionary(Pretrained):
     """Atoms ``W`` of unit norm, one a latent: ``x_hat = W^T a`` decodes a code ``a``.
 
     Parameters
@@ -525,30 +525,10 @@ class Dictionary:
             )
         return cls(tensors["atoms"], mean=tensors.get("mean"))
 
-    def save_pretrained(
-        self, directory: str | os.PathLike[str], *, measured: Sequence[Measurement] | None = None
-    ) -> None:
-        """Write ``dictionary.safetensors`` and ``config.json`` into a folder, made if absent.
-
-        Parameters
-        ----------
-        directory : path-like
-        measured : sequence of Measurement, optional
-            What `sparse_retrieval.integrations.hub.measure` found: a model card, ``README.md``,
-            is written too then. Empty: a card without a table.
-
-        Raises
-        ------
-        ImportError
-            If safetensors is not installed.
-        OSError
-            If the folder cannot be written to.
-        """
+    def _write_to(self, directory: str | os.PathLike[str]) -> None:
         from sparse_retrieval.integrations import hub
 
         hub.save_dictionary(self, directory)
-        if measured is not None:
-            hub.write_card(directory, hub.model_card(self, measured))
 
     @classmethod
     def from_pretrained(
@@ -577,37 +557,6 @@ class Dictionary:
         from sparse_retrieval.integrations import hub
 
         return hub.load_dictionary(hub.folder_of(name_or_path, **hub_options))
-
-    def push_to_hub(
-        self, repo_id: str, *, measured: Sequence[Measurement] = (), **options: Any
-    ) -> str:
-        """Push the dictionary and a model card to the Hugging Face hub, in one commit.
-
-        Parameters
-        ----------
-        repo_id : str
-            ``owner/name``; made if absent.
-        measured : sequence of Measurement, optional
-            What `sparse_retrieval.integrations.hub.measure` found, for the card's table.
-        **options
-            private, token, branch, create_pr, commit_message: as in
-            ``PyTorchModelHubMixin.push_to_hub``.
-
-        Returns
-        -------
-        str
-            The address of the commit.
-
-        Raises
-        ------
-        ImportError
-            If huggingface_hub or safetensors is not installed.
-        huggingface_hub.errors.HfHubHTTPError
-            If the hub refuses.
-        """
-        from sparse_retrieval.integrations import hub
-
-        return hub.push(self, repo_id, measured=measured, **options)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # the Gram matrix is not carried along: whoever encodes makes it anew

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sparse_retrieval._arrays import as_count, as_rows
-from sparse_retrieval._files import replacing
+from sparse_retrieval._files import read_head, replacing, write_head
 from sparse_retrieval.codes import SparseCodes
 from sparse_retrieval.dictionary import Dictionary
 from sparse_retrieval.index import SparseIndex
@@ -32,7 +32,7 @@ COMPRESS_AT = 10_000
 #: Changes since an index was built that are folded into it: each addition copies earlier ones.
 _FOLD_AT = 4096
 
-_FORMAT, _VERSION = "sparse_retrieval.store", 1
+_FORMAT, _VERSION, _HEAD = "sparse_retrieval.store", 1, "store.json"
 
 
 class Store:
@@ -298,7 +298,7 @@ class Store:
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         with self.lock:
-            number = 1 + (_header(target).get("number", 0) if _is_store(target) else 0)
+            number = 1 + (_head(target).get("number", 0) if _is_store(target) else 0)
             names = {"records": f"records-{number}.jsonl"}
             with replacing(target / names["records"]) as temporary:
                 temporary.write_text("".join(self._lines()), encoding="utf-8")
@@ -308,7 +308,7 @@ class Store:
             if self.dictionary is not None and not self.is_compressed:
                 names["dictionary"] = f"dictionary-{number}.sridx"
                 _carrier(self.dictionary).save(target / names["dictionary"])
-            header = {
+            head = {
                 "format": _FORMAT,
                 "version": _VERSION,
                 "kind": kind,
@@ -319,8 +319,7 @@ class Store:
                 "is_compressed": self.is_compressed,
                 "files": names,
             }
-            with replacing(target / "store.json") as temporary:
-                temporary.write_text(json.dumps(header, indent=2) + "\n", encoding="utf-8")
+            write_head(target / _HEAD, head)
             for old in target.iterdir():
                 is_ours = old.name.startswith(("records-", "vectors-", "dictionary-"))
                 if is_ours and old.name not in names.values():
@@ -346,19 +345,17 @@ class Store:
         """
         source = Path(folder)
         if not _is_store(source):
-            raise FileNotFoundError(f"{source} holds no store.json; expected a saved store")
-        header = _header(source)
-        if header["kind"] != kind:
-            raise ValueError(f"{source} holds {header['kind']!r}; expected {kind!r}")
-        store = cls(
-            k=header["k"], value_bits=header["value_bits"], compress_at=header["compress_at"]
-        )
-        files = header["files"]
+            raise FileNotFoundError(f"{source} holds no {_HEAD}; expected a saved store")
+        head = _head(source)
+        if head["kind"] != kind:
+            raise ValueError(f"{source} holds {head['kind']!r}; expected {kind!r}")
+        store = cls(k=head["k"], value_bits=head["value_bits"], compress_at=head["compress_at"])
+        files = head["files"]
         with (source / files["records"]).open(encoding="utf-8") as lines:
             store.records = dict(json.loads(line) for line in lines)
         if "vectors" in files:
             store.index = _in_memory(source / files["vectors"])
-            store.is_compressed = header["is_compressed"]
+            store.is_compressed = head["is_compressed"]
             strange = next((item for item in store.index.ids if item not in store.records), None)
             if strange is not None:
                 raise ValueError(f"{source} has a vector of {strange!r}, but no such record")
@@ -412,20 +409,8 @@ def _in_memory(path: Path) -> SparseIndex:
 
 
 def _is_store(folder: Path) -> bool:
-    return (folder / "store.json").is_file()
+    return (folder / _HEAD).is_file()
 
 
-def _header(folder: Path) -> dict[str, Any]:
-    path = folder / "store.json"
-    try:
-        header: Any = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is no readable JSON file: {error}") from None
-    if not isinstance(header, dict) or header.get("format") != _FORMAT:
-        raise ValueError(f"{path} does not describe a {_FORMAT}")
-    if header.get("version") != _VERSION:
-        raise ValueError(
-            f"{path} has version {header.get('version')!r}, this release reads {_VERSION}; "
-            "upgrade sparse_retrieval"
-        )
-    return header
+def _head(folder: Path) -> dict[str, Any]:
+    return read_head(folder / _HEAD, _FORMAT, version=_VERSION, writer="saving a store")

@@ -9,7 +9,6 @@ that is checked here.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import tempfile
@@ -22,7 +21,7 @@ import numpy as np
 
 from sparse_retrieval._arrays import as_rows
 from sparse_retrieval._extras import require
-from sparse_retrieval._files import replacing
+from sparse_retrieval._files import read_head, replacing, write_head
 from sparse_retrieval._native import __version__
 from sparse_retrieval.codes import SparseCodes
 from sparse_retrieval.dictionary import Dictionary
@@ -363,7 +362,7 @@ def save_dictionary(dictionary: Dictionary, directory: str | os.PathLike[str]) -
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     dictionary.save(folder / _ATOMS)
-    header = {
+    head = {
         "format": _DICTIONARY_FORMAT,
         "version": _VERSION,
         "config": {
@@ -372,38 +371,26 @@ def save_dictionary(dictionary: Dictionary, directory: str | os.PathLike[str]) -
             "mean": dictionary.mean is not None,
         },
     }
-    with replacing(folder / _CONFIG) as temporary:
-        temporary.write_text(json.dumps(header, indent=2) + "\n", encoding="utf-8")
+    write_head(folder / _CONFIG, head)
 
 
 def load_dictionary(folder: Path) -> Dictionary:
     """Read a dictionary's folder, or the atoms of a model's; see `Dictionary.from_pretrained`."""
     path = folder / _CONFIG
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; save_pretrained writes it")
-    try:
-        header: Any = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is no readable JSON file: {error}") from None
-    kind = header.get("format") if isinstance(header, dict) else None
-    if kind == _MODEL_FORMAT:
+    head = read_head(
+        path, _DICTIONARY_FORMAT, _MODEL_FORMAT, version=_VERSION, writer="save_pretrained"
+    )
+    if head["format"] == _MODEL_FORMAT:
         return _atoms_of_model(folder / _WEIGHTS)
-    if kind != _DICTIONARY_FORMAT:
-        raise ValueError(f"{path} does not describe a {_DICTIONARY_FORMAT} or a {_MODEL_FORMAT}")
-    if header.get("version") != _VERSION:
-        raise ValueError(
-            f"{path} has version {header.get('version')!r}, this release reads {_VERSION}; "
-            "upgrade sparse_retrieval"
-        )
     dictionary = Dictionary.load(folder / _ATOMS)
     held = {
         "n_atoms": dictionary.n_atoms,
         "embedding_dim": dictionary.embedding_dim,
         "mean": dictionary.mean is not None,
     }
-    if header.get("config") != held:
+    if head.get("config") != held:
         raise ValueError(
-            f"{path} says {header.get('config')}, but {_ATOMS} holds {held}: they come from "
+            f"{path} says {head.get('config')}, but {_ATOMS} holds {held}: they come from "
             "different saves; save the dictionary again"
         )
     return dictionary

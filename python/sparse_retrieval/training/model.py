@@ -7,12 +7,13 @@ files (storage.py). It hands out what the rest of the package works on: `SparseC
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+
+from sparse_retrieval._pretrained import Pretrained
 
 from .config import CompresSAEConfig, Init, as_integer
 from .data import as_row_source
@@ -23,12 +24,11 @@ from .vectors import unit_rows
 if TYPE_CHECKING:
     from sparse_retrieval.codes import SparseCodes
     from sparse_retrieval.dictionary import Dictionary
-    from sparse_retrieval.integrations.hub import Measurement
 
     from .refinement import Refinement
 
 
-class CompresSAE(nn.Module):
+class CompresSAE(Pretrained, nn.Module):
     r"""Sparse autoencoder that turns an embedding into k signed latents.
 
     .. math::
@@ -301,33 +301,8 @@ class CompresSAE(nn.Module):
 
         return refine(self, x, rounds, **options)
 
-    def save_pretrained(
-        self, directory: str | PathLike[str], *, measured: Sequence[Measurement] | None = None
-    ) -> None:
-        """Write ``model.safetensors`` and ``config.json`` into ``directory``, made if absent.
-
-        Each file is written beside its target, synced and renamed, so a crash leaves the old file
-        or the new one. Should it leave one of each, loading says so.
-
-        Parameters
-        ----------
-        directory : path-like
-        measured : sequence of Measurement, optional
-            What `sparse_retrieval.integrations.hub.measure` found: a model card, ``README.md``,
-            is written too then. Empty: a card without a table.
-
-        Raises
-        ------
-        ImportError
-            If safetensors is not installed; the message names the extra.
-        OSError
-            If the directory cannot be written.
-        """
+    def _write_to(self, directory: str | PathLike[str]) -> None:
         save_model(self, directory)
-        if measured is not None:
-            from sparse_retrieval.integrations import hub
-
-            hub.write_card(directory, hub.model_card(self, measured))
 
     @classmethod
     def from_pretrained(cls, directory: str | PathLike[str], **hub_options: Any) -> CompresSAE:
@@ -359,37 +334,6 @@ class CompresSAE(nn.Module):
             for name, parameter in model.named_parameters():
                 parameter.data = tensors[name]
         return model
-
-    def push_to_hub(
-        self, repo_id: str, *, measured: Sequence[Measurement] = (), **options: Any
-    ) -> str:
-        """Push the model and a model card to the Hugging Face hub, in one commit.
-
-        Parameters
-        ----------
-        repo_id : str
-            ``owner/name``; made if absent.
-        measured : sequence of Measurement, optional
-            What `sparse_retrieval.integrations.hub.measure` found, for the card's table.
-        **options
-            private, token, branch, create_pr, commit_message: as in
-            ``PyTorchModelHubMixin.push_to_hub``.
-
-        Returns
-        -------
-        str
-            The address of the commit.
-
-        Raises
-        ------
-        ImportError
-            If huggingface_hub is not installed.
-        huggingface_hub.errors.HfHubHTTPError
-            If the hub refuses.
-        """
-        from sparse_retrieval.integrations import hub
-
-        return hub.push(self, repo_id, measured=measured, **options)
 
     def extra_repr(self) -> str:
         """Show the configuration in ``repr``."""

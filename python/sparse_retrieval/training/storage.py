@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from sparse_retrieval._extras import require
-from sparse_retrieval._files import replacing
+from sparse_retrieval._files import read_head, replacing, write_head
 
 from .config import CompresSAEConfig
 
@@ -38,11 +38,10 @@ def save_model(model: CompresSAE, directory: str | os.PathLike[str]) -> None:
     }
     fields = model.config.to_dict()
     weights = safetensors.save(tensors, metadata={"config": json.dumps(fields)})
-    header = {"format": _FORMAT, "version": _VERSION, "config": fields}
+    head = {"format": _FORMAT, "version": _VERSION, "config": fields}
     with replacing(folder / _WEIGHTS) as temporary:
         temporary.write_bytes(weights)
-    with replacing(folder / _CONFIG) as temporary:
-        temporary.write_text(json.dumps(header, indent=2) + "\n", encoding="utf-8")
+    write_head(folder / _CONFIG, head)
 
 
 def load_model(directory: str | os.PathLike[str]) -> tuple[CompresSAEConfig, dict[str, Tensor]]:
@@ -69,24 +68,12 @@ def load_model(directory: str | os.PathLike[str]) -> tuple[CompresSAEConfig, dic
 
 
 def _read_config(path: Path) -> CompresSAEConfig:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; save_pretrained writes it")
-    try:
-        header: Any = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is no readable JSON file: {error}") from error
-    if not isinstance(header, dict) or header.get("format") != _FORMAT:
-        raise ValueError(f"{path} does not describe a {_FORMAT}")
-    if header.get("version") != _VERSION:
-        raise ValueError(
-            f"{path} has version {header.get('version')!r}, this release reads {_VERSION}; "
-            "upgrade sparse_retrieval"
-        )
-    unknown = sorted(set(header) - {"format", "version", "config"})
+    head = read_head(path, _FORMAT, version=_VERSION, writer="save_pretrained")
+    unknown = sorted(set(head) - {"format", "version", "config"})
     if unknown:
         raise ValueError(f"{path} holds unknown keys: {', '.join(map(repr, unknown))}")
     try:
-        return CompresSAEConfig.from_dict(header.get("config", {}))
+        return CompresSAEConfig.from_dict(head.get("config", {}))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
 
