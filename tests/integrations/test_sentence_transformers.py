@@ -20,6 +20,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
 import sparse_retrieval as sr
+from hub_server import Hub, environment, hub_server
 from sparse_retrieval.integrations.sentence_transformers import (
     CompresSAEModule,
     PursuitModule,
@@ -189,3 +190,46 @@ def test_pickled_weights_are_refused(model: sr.CompresSAE, tmp_path: Path) -> No
     for module in (CompresSAEModule(model), PursuitModule(sr.Dictionary(np.eye(3)), k=1)):
         with pytest.raises(ValueError, match="safetensors only"):
             module.save(str(tmp_path), safe_serialization=False)
+
+
+PUSH_AND_PULL = """
+import sys
+import torch
+from sentence_transformers import SparseEncoder
+encoder = SparseEncoder(sys.argv[1], trust_remote_code=True, device="cpu")
+name = "owner/" + sys.argv[2]
+print(encoder.push_to_hub(name, token="hf_x", commit_message="first"))
+back = SparseEncoder(name, trust_remote_code=True, device="cpu", token="hf_x")
+print(type(back[-1]).__name__, back[-1].k, back[-1].queries, back.get_embedding_dimension())
+texts = ["w1 w2 w3", "w7 w9"]
+for encode in ("encode_document", "encode_query"):
+    both = [getattr(e, encode)(texts, convert_to_sparse_tensor=False) for e in (encoder, back)]
+    print(torch.equal(*both))
+"""
+
+
+@pytest.mark.parametrize("what", ["CompresSAE", "Dictionary"])
+def test_the_librarys_push_and_pull_give_the_same_codes(
+    what: str,
+    text_model: SentenceTransformer,
+    model: sr.CompresSAE,
+    dictionary: sr.Dictionary,
+    tmp_path: Path,
+    run_python: Any,
+) -> None:
+    coder = model if what == "CompresSAE" else dictionary
+    sparse_encoder(text_model, coder, k=5, queries="dense").save_pretrained(str(tmp_path / "made"))
+    with hub_server() as endpoint:
+        env = environment(endpoint, tmp_path)
+        done = run_python(PUSH_AND_PULL, str(tmp_path / "made"), what, env=env, timeout=300)
+        assert done.returncode == 0, done.stderr
+        address, module, *equal = done.stdout.splitlines()
+        assert address == f"{endpoint}/owner/{what}/commit/{'1' * 40}"
+        kind = "CompresSAEModule" if what == "CompresSAE" else "PursuitModule"
+        assert module == f"{kind} 5 dense {S}"
+        assert equal == ["True", "True"]
+        assert Hub.commits == [(f"owner/{what}", "first")]
+        files = Hub.repositories[f"owner/{what}"]
+        assert {"README.md", "modules.json"} <= set(files)
+        weights = "model" if what == "CompresSAE" else "dictionary"
+        assert any(path.endswith(f"{kind}/{weights}.safetensors") for path in files), sorted(files)
