@@ -53,6 +53,24 @@ def test_every_cell_of_ours_leads_to_a_page_or_a_test_and_to_a_heading_that_is_t
             assert anchor in slugs, (row, slugs)
 
 
+def test_cells_of_the_others_lead_to_their_own_pages():
+    _, _, *rows = feature_rows()
+    own = (
+        "https://github.com/facebookresearch/faiss",
+        "https://github.com/RyanCodrai/turbovec",
+        "https://sbert.net/",
+        ("https://qdrant.tech/", "https://docs.rs/qdrant-client/"),
+        "https://github.com/recombee/CompresSAE",
+    )
+    linked = 0
+    for row in rows:
+        for cell, address in zip(row[2:], own, strict=True):
+            for link in re.findall(r"\]\(([^)]+)\)", cell):
+                assert link.startswith(address), (row[0], link)
+                linked += 1
+    assert linked >= 40
+
+
 def test_the_site_holds_every_page_that_is_there():
     nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("nav:")[2]
     named = set(re.findall(r"([\w/]+\.md)$", nav, re.M))
