@@ -18,7 +18,7 @@ export PYO3_PYTHON := $(abspath $(BIN)/python)
 bench demo: export OMP_WAIT_POLICY = passive
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test test-distributed test-browser lint bench study study-parts study-quick demo docs site dist extras check-tools
+.PHONY: help dev test test-distributed test-browser lint fuzz bench study study-parts study-quick demo docs site dist extras check-tools
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,13 +39,14 @@ test-browser: dev ## Test the page of `explore` in a headless Chromium (of the s
 	command -v chromium google-chrome >/dev/null || $(BIN)/python -m playwright install chromium
 	$(BIN)/python -m pytest tests/browser
 
-lint: dev ## Check formatting, lints, types, and the stubs against the built module
+lint: dev ## Check formatting, lints, types, the stubs against the built module, and the workflows
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	$(BIN)/python -m ruff format --check $(CODE)
 	$(BIN)/python -m ruff check $(CODE)
 	$(BIN)/python -m mypy
 	MYPYPATH=python $(BIN)/python -m mypy.stubtest sparse_retrieval._native
+	$(BIN)/python -m check_jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 fuzz: check-tools ## Fuzz hostile files and searches, guided by coverage (needs a C++ compiler)
 	rust/fuzz/run.sh 100000
