@@ -159,7 +159,8 @@ def check(wheel: Path, extra: str) -> float:
     with tempfile.TemporaryDirectory() as folder:
         venv.create(Path(folder) / "env", with_pip=True)
         python = Path(folder) / "env" / "bin" / "python"
-        wanted = f"sparse_retrieval[{extra}] @ {wheel.resolve().as_uri()}" if extra else str(wheel)
+        wheel = wheel.resolve()  # what follows runs in another folder
+        wanted = f"sparse_retrieval[{extra}] @ {wheel.as_uri()}" if extra else str(wheel)
         work = Path(folder) / "work"
         work.mkdir()
         for command in (
