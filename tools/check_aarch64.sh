@@ -4,11 +4,11 @@
 #
 #     tools/check_aarch64.sh WHEEL FOLDER [TESTS...]
 #
-# FOLDER gets the userland (400 MB) and is used again where it has one. Needs root (chroot), the
+# FOLDER gets the userland (600 MB) and is used again where it has one. Needs root (chroot), the
 # Debian packages debootstrap and qemu-user-static, which register qemu with the kernel, and pip.
 # Debian's Python 3.11 and numpy 1.24, the oldest numpy that the package takes, are what is used.
-# HYPOTHESIS_EXAMPLES, 5 by default, says how many examples a property is tried on: emulation is
-# 10 to 20 times slower than the CPU. PYTHON is whose pip fetches the wheels of pytest and kin.
+# HYPOTHESIS_EXAMPLES, 5 by default, says how many examples a property is tried on: emulation
+# is slow. PYTHON is whose pip fetches the wheels of pytest and kin.
 set -eu
 
 if [ $# -lt 2 ]; then
