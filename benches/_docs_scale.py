@@ -68,8 +68,8 @@ def approximate_points() -> list[tuple[int, float, float]]:
 
 
 def growth() -> float:
-    """Exponent with which the time of approximate search grows between the two corpora."""
-    (n0, ms0, _), (n1, ms1, _) = approximate_points()
+    """Exponent with which the time of approximate search grows between the two largest corpora."""
+    (n0, ms0, _), (n1, ms1, _) = approximate_points()[-2:]
     return math.log(ms1 / ms0) / math.log(n1 / n0)
 
 

@@ -3,7 +3,8 @@
     python benches/bench_approximate.py --data PATH --cache FOLDER [--corpora catalogue jittered]
 
 PATH is a folder with ``catalogue_minilm_f16.npy``: 1,000 rows are held out as queries, the rest
-is the corpus ``catalogue``; ``jittered`` is a million rows made of them (``_corpora.py``). FOLDER
+is the corpus ``catalogue``; ``jittered-100k`` and ``jittered`` are 100,000 and a million rows made
+of them (``_corpora.py``). FOLDER
 keeps corpora and indexes between runs, so that a run that was cut short goes on. Recall is the
 share of the true 100 nearest (of the float16 embeddings) among the 100 returned; ``kept`` is
 the share of what our exact search returns. Every setting is timed in every round, one after the
@@ -36,7 +37,8 @@ from sparse_retrieval.approximate import share_kept
 EMBEDDINGS = "catalogue_minilm_f16.npy"
 RESULTS = Path(__file__).resolve().parent / "results" / "approximate.json"
 QUERIES = 1_000
-JITTERED = 1_000_000
+#: rows of each corpus that is made
+JITTERED = {"jittered-100k": 100_000, "jittered": 1_000_000}
 N_ATOMS, K_ROW, ROUNDS_OF_LEARNING = 4_096, 32, 8
 K = 100
 #: (clusters, rerank) of the sweep
@@ -86,12 +88,13 @@ def load(corpus: str, data: Path, cache: Path) -> tuple[Any, NDArray[np.float32]
     queries, items = x[np.sort(order[:QUERIES])], x[np.sort(order[QUERIES:])]
     if corpus == "catalogue":
         return items.astype(np.float16), queries
-    path = cache / "jittered.npy"
+    n = JITTERED[corpus]
+    path = cache / f"{corpus}.npy"
     if not path.exists():
-        beside = cache / "jittered.part.npy"
-        rows = np.lib.format.open_memmap(beside, "w+", np.float16, (JITTERED, x.shape[1]))
+        beside = cache / f"{corpus}.part.npy"
+        rows = np.lib.format.open_memmap(beside, "w+", np.float16, (n, x.shape[1]))
         start = 0
-        for batch in jittered(items, JITTERED):
+        for batch in jittered(items, n):
             rows[start : start + len(batch)] = batch
             start += len(batch)
         rows.flush()
@@ -331,7 +334,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--cache", type=Path, required=True)
-    parser.add_argument("--corpora", nargs="+", default=["catalogue", "jittered"])
+    parser.add_argument("--corpora", nargs="+", default=["catalogue", *JITTERED])
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     options.cache.mkdir(parents=True, exist_ok=True)

@@ -5,9 +5,13 @@
 PATH is a folder with ``catalogue_minilm_f16.npy``. 200,000 mixtures of real embeddings
 (``_corpora``) are encoded once; larger corpora hold them again and again, each copy of a row
 times a factor of its own between .7 and 1, so that scores differ. Files are written by
-``IndexWriter``, opened mapped, and asked for the best 100 under the inner product: one query, and
-a batch of 64, on all threads and on one. Anonymous memory is what the process holds beside the
-mapped file. The exponent is the slope of log time against log n between the ends.
+``IndexWriter``, opened mapped by a process of their own, and asked for the best 100 under the
+inner product: one query, and a batch of 64, on all threads and on one. Anonymous memory is what
+that process holds beside the mapped file. The exponent is the slope of log time against log n
+between the ends.
+
+The largest file is then asked again by a process whose memory, page cache included, is limited to
+less than the file (`_limit`; root may do that, on Linux): every search reads the file from disk.
 """
 
 from __future__ import annotations
@@ -15,7 +19,9 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -24,12 +30,15 @@ from typing import Any
 
 import numpy as np
 
+import _limit
 import _machine
 import sparse_retrieval as sr
 from _corpora import jittered
 
 EMBEDDINGS = "catalogue_minilm_f16.npy"
 ENCODED, K, DEPTH, BATCH = 200_000, 32, 100, 64
+#: share of the largest file that the limit leaves for its pages, beside the process itself
+SHARE_CACHED, PROCESS_BYTES = 0.25, 160 << 20
 
 
 def anonymous_mb() -> float:
@@ -64,6 +73,41 @@ def median_ms(index: sr.SparseIndex, queries: np.ndarray, threads: int | None) -
     return round(1e3 * statistics.median(times) / len(queries), 4)
 
 
+def ask(path: Path, asked: Path) -> dict[str, Any]:
+    """One mapped file, asked by this process."""
+    queries = np.load(asked)
+    index = sr.SparseIndex.open(path)
+    index.search(queries[:1], DEPTH)  # touches every page, and makes the atoms wide
+    before = anonymous_mb()
+    return {
+        "one_ms": median_ms(index, queries[:1], 1),
+        "one_all_threads_ms": median_ms(index, queries[1:2], None),
+        "batch_ms": median_ms(index, queries[:BATCH], 1),
+        "batch_all_threads_ms": median_ms(index, queries[:BATCH], None),
+        "anonymous_mb": round(before, 1),
+        "anonymous_growth_mb": round(anonymous_mb() - before, 1),
+    }
+
+
+def command_to_ask(path: Path, asked: Path) -> list[str]:
+    """The same by another process, which prints it."""
+    return [sys.executable, __file__, "--data", ".", "--ask", str(path), str(asked)]
+
+
+def ask_limited(path: Path, asked: Path) -> dict[str, Any]:
+    """By a process that may hold a part of the file only, or why that could not be."""
+    limit = PROCESS_BYTES + int(SHARE_CACHED * path.stat().st_size)
+    _limit.forget(path)
+    try:
+        printed, most = _limit.run(command_to_ask(path, asked), limit, dict(os.environ))
+    except _limit.NoLimitError as error:
+        return {"missing": str(error)}
+    return json.loads(printed) | {
+        "limit_mb": round(limit / 1e6, 1),
+        "most_mb": round(most / 1e6, 1),
+    }
+
+
 def main() -> int:
     """Measure every size and write the result file."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -73,7 +117,11 @@ def main() -> int:
     parser.add_argument(
         "--out", type=Path, default=Path(__file__).parent / "results" / "scale.json"
     )
+    parser.add_argument("--ask", type=Path, nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.ask:
+        print(json.dumps(ask(*options.ask)))
+        return 0
     x = np.load(options.data / EMBEDDINGS).astype(np.float32)
     x /= np.linalg.norm(x, axis=1, keepdims=True)
     queries, items = x[:1_000], x[1_000:]
@@ -84,29 +132,26 @@ def main() -> int:
     codes = sr.SparseCodes.from_scipy(codes.to_scipy()[full])
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        path, asked = Path(folder) / "items.sridx", Path(folder) / "queries.npy"
+        np.save(asked, queries)
         for n in options.rows:
-            path = Path(folder) / "items.sridx"
             begun = time.perf_counter()
             write(path, n, codes, dictionary)
             write_s = time.perf_counter() - begun
-            index = sr.SparseIndex.open(path)
-            index.search(queries[:1], DEPTH)  # touches every page, and makes the atoms wide
-            before = anonymous_mb()
+            printed = subprocess.run(
+                command_to_ask(path, asked), check=True, stdout=subprocess.PIPE, text=True
+            ).stdout
             rows.append(
                 {
                     "rows": n,
                     "file_mb": round(path.stat().st_size / 1e6, 1),
                     "write_s": round(write_s, 1),
-                    "one_ms": median_ms(index, queries[:1], 1),
-                    "one_all_threads_ms": median_ms(index, queries[1:2], None),
-                    "batch_ms": median_ms(index, queries[:BATCH], 1),
-                    "batch_all_threads_ms": median_ms(index, queries[:BATCH], None),
-                    "anonymous_mb": round(before, 1),
-                    "anonymous_growth_mb": round(anonymous_mb() - before, 1),
+                    **json.loads(printed),
                 }
             )
             print(rows[-1], flush=True)
-            del index
+        limited = {"rows": options.rows[-1], **ask_limited(path, asked)}
+        print(limited, flush=True)
     ends = rows[0], rows[-1]
     steps = math.log(ends[1]["rows"] / ends[0]["rows"])
     results = {
@@ -117,6 +162,7 @@ def main() -> int:
         "depth": DEPTH,
         "batch": BATCH,
         "rows": rows,
+        "limited": limited,
         "exponents": {
             name: round(math.log(ends[1][name] / ends[0][name]) / steps, 3)
             for name in ("one_ms", "batch_ms")

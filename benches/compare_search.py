@@ -142,7 +142,7 @@ def systems(items: Rows, threads: int) -> list[System]:
         factories.append("HNSW32")
     made = ours(items, threads)
     made += [of_faiss(items, factory) for factory in factories]
-    made += [of_turbovec(items, bits) for bits in (2, 4)]
+    made += [of_turbovec(items, bits) for bits in (2, 3, 4)]
     return made
 
 

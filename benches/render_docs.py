@@ -22,9 +22,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # also where it is loaded by its path
 import _docs_parts
 import _docs_scale
+import _docs_search
 import _docs_service
 import _docs_study
 import _docs_training
+from _docs_search import CORPORA
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benches" / "results"
@@ -249,9 +251,6 @@ def per_bytes_ablations() -> str:
     return "\n\n".join(part for part in ("\n".join(lines) if rows else "", missing) if part)
 
 
-_CORPORA = {"catalogue": "package descriptions", "jittered": "mixtures of them"}
-
-
 def approximate() -> str:
     """Render every setting of ours and of faiss's, one table a corpus."""
     results = _load("approximate")
@@ -259,7 +258,7 @@ def approximate() -> str:
     for name, corpus in results["corpora"].items():
         machine = corpus["machine"]
         parts.append(
-            f"{corpus['items']:,} {_CORPORA[name]}, {results['queries']:,} held-out queries, "
+            f"{corpus['items']:,} {CORPORA[name]}, {results['queries']:,} held-out queries, "
             f"recall@{results['depth']}; {corpus['clusters']:,} clusters. One thread of "
             f"{machine['cpu']}, load {machine['load_average']} on {machine['cores']} cores, "
             f"{machine['date']}; medians, methods in turn."
@@ -315,7 +314,7 @@ def approximate_short() -> str:
             row = min(enough, key=lambda row: row["ms_alone"])
             against = "beyond it" if rival is None else f"{rival / row['ms_alone']:.2f}"
             lines.append(
-                f"| {corpus['items']:,} {_CORPORA[name]} | {what} | {row['setting']} | "
+                f"| {corpus['items']:,} {CORPORA[name]} | {what} | {row['setting']} | "
                 f"{row['ms_alone']:.3f} | {exact['ms_alone'] / row['ms_alone']:.1f} | {against} |"
             )
     return "\n".join(lines)
@@ -329,7 +328,7 @@ def approximate_tuned() -> str:
     ]
     for name, corpus in _load("approximate")["corpora"].items():
         lines += [
-            f"| {corpus['items']:,} {_CORPORA[name]} | {row['target']:g} | {row['queries']} | "
+            f"| {corpus['items']:,} {CORPORA[name]} | {row['target']:g} | {row['queries']} | "
             f"{row['clusters']} clusters, {row['rerank']} rows | {row['reached']:.4f} | "
             f"{row['kept']:.4f} |"
             for row in corpus["tuned"]
@@ -615,34 +614,6 @@ def search() -> str:
     return "\n\n".join([*parts, f"Remade by `{results['command']}` and `make docs`."])
 
 
-def scale() -> str:
-    """Render the cost of exact search by the number of items."""
-    results = _load("scale")
-    machine = results["machine"]
-    lines = [
-        f"| items | file, MB | ms, one query, one thread | all threads | ms a query of "
-        f"{results['batch']}, one thread | all threads | anonymous memory, MB | grown by "
-        "searching |",
-        "|---:|---:|---:|---:|---:|---:|---:|---:|",
-    ]
-    lines += [
-        f"| {row['rows']:,} | {row['file_mb']:,.0f} | {row['one_ms']:.2f} | "
-        f"{row['one_all_threads_ms']:.2f} | {row['batch_ms']:.3f} | "
-        f"{row['batch_all_threads_ms']:.3f} | {row['anonymous_mb']:.0f} | "
-        f"{row['anonymous_growth_mb']:.0f} |"
-        for row in results["rows"]
-    ]
-    exponents = results["exponents"]
-    note = (
-        f"k = {results['k']}, 66 bytes an item and 4-bit values, the best {results['depth']}, "
-        f"files mapped. Time grows as n^{exponents['one_ms']:.2f} for one query and as "
-        f"n^{exponents['batch_ms']:.2f} in a batch. {machine['cpu']}, {machine['cores']} cores, "
-        f"load {machine['load_average']}, {machine['date']}. Remade by `{results['command']}` and "
-        "`make docs`."
-    )
-    return "\n".join([*lines, "", note])
-
-
 def reconstructed() -> str:
     """Render the two ways to the weights of the reconstructed mode."""
     results = _load("reconstructed")
@@ -666,7 +637,6 @@ def reconstructed() -> str:
 
 BLOCKS: dict[str, Callable[[], str]] = {
     "reconstructed": reconstructed,
-    "scale": scale,
     "reliability": reliability,
     "reliability-writer": reliability_writer,
     "reliability-additions": reliability_additions,
@@ -688,6 +658,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "rescore": rescore,
     "threads": threads,
     **_docs_scale.BLOCKS,
+    **_docs_search.BLOCKS,
     **_docs_service.BLOCKS,
     **_docs_study.BLOCKS,
     **_docs_parts.BLOCKS,
@@ -756,8 +727,6 @@ def _rivals_picture() -> dict[str, Any]:
     }
 
 
-LATENCY_PICTURE = "recall_against_latency.svg"
-
 PICTURES: dict[str, Callable[[], dict[str, Any]]] = {
     "recall_against_bytes.svg": _modes_picture,
     "recall_per_bytes.svg": _rivals_picture,
@@ -787,67 +756,18 @@ def draw_picture(name: str) -> None:
     )
 
 
-def latency_digest() -> str:
-    """SHA-256 of what the picture of latency shows."""
-    corpora = _load("approximate")["corpora"]
-    shown = json.dumps([[name, corpus["rows"]] for name, corpus in corpora.items()])
-    return hashlib.sha256(shown.encode()).hexdigest()
-
-
-def draw_latency() -> None:
-    """Draw recall against latency, one panel a corpus, one line a method."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    from sparse_retrieval.cli._picture import _LOOKS
-
-    results = _load("approximate")
-    style = {"svg.hashsalt": "sparse_retrieval", "svg.fonttype": "path", "font.size": 9}
-    with matplotlib.rc_context(style):
-        corpora = results["corpora"]
-        figure = Figure(figsize=(5.2 * len(corpora), 4.4), layout="constrained")
-        names = list(
-            dict.fromkeys(row["series"] for corpus in corpora.values() for row in corpus["rows"])
-        )
-        panels = figure.subplots(1, len(corpora), squeeze=False)[0]
-        for axes, (name, corpus) in zip(panels, corpora.items(), strict=True):
-            for number, series in enumerate(names):
-                line = [row for row in corpus["rows"] if row["series"] == series]
-                if not line:
-                    continue
-                colour, marker = _LOOKS[number % len(_LOOKS)]
-                axes.plot(
-                    [row["ms_alone"] for row in line],
-                    [row["recall"] for row in line],
-                    color=colour,
-                    marker=marker,
-                    markersize=4,
-                    label=f"{series} ({line[0]['bytes_per_item']:.0f} bytes an item)",
-                )
-            axes.set_xscale("log")
-            axes.set_xlabel("ms a query, alone, one thread (logarithmic)")
-            axes.set_ylabel(f"recall@{results['depth']}")
-            axes.set_title(f"{corpus['items']:,} {_CORPORA[name]}", loc="left", fontsize=10)
-            axes.grid(visible=True, color="#dddddd", linewidth=0.6)
-            axes.legend(frameon=False, fontsize=7)
-        IMAGES.mkdir(parents=True, exist_ok=True)
-        figure.savefig(
-            IMAGES / LATENCY_PICTURE,
-            format="svg",
-            metadata={"Description": latency_digest(), "Date": None},
-        )
+#: pictures that are not drawn by the package itself: their digests, and what draws them
+DRAWN = {**_docs_search.DRAWN, **_docs_study.DRAWN}
 
 
 def _digest(name: str) -> str:
-    if name in _docs_study.DRAWN:
-        return _docs_study.DRAWN[name][0]()
-    return latency_digest() if name == LATENCY_PICTURE else picture_digest(name)
+    return DRAWN[name][0]() if name in DRAWN else picture_digest(name)
 
 
 def _stale_pictures() -> list[str]:
     return [
         name
-        for name in (*PICTURES, LATENCY_PICTURE, *_docs_study.DRAWN)
+        for name in (*PICTURES, *DRAWN)
         if not (IMAGES / name).is_file()
         # a PNG holds its description as plain text too
         or _digest(name).encode() not in (IMAGES / name).read_bytes()
@@ -878,10 +798,9 @@ def main() -> int:
         text = path.read_text(encoding="utf-8")
         path.write_text(rendered(text), encoding="utf-8")
     for name in _stale_pictures():
-        if name == LATENCY_PICTURE:
-            draw_latency()
-        elif name in _docs_study.DRAWN:
-            _docs_study.DRAWN[name][1](IMAGES / name)
+        if name in DRAWN:
+            IMAGES.mkdir(parents=True, exist_ok=True)
+            DRAWN[name][1](IMAGES / name)
         else:
             draw_picture(name)
     print(f"renewed: {', '.join(stale) or 'nothing, all was in step'}")
