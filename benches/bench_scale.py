@@ -17,6 +17,7 @@ less than the file (`_limit`; root may do that, on Linux): every search reads th
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
@@ -108,12 +109,66 @@ def ask_limited(path: Path, asked: Path) -> dict[str, Any]:
     }
 
 
+def written(data: Path, sizes: list[int], folder: Path) -> dict[int, float]:
+    """Write what the folder does not hold yet: queries, and a file of each size.
+
+    Returns
+    -------
+    dict
+        Seconds that each file took.
+    """
+    taken_path = folder / "seconds.json"
+    taken = json.loads(taken_path.read_text()) if taken_path.is_file() else {}
+    missing = [n for n in sizes if str(n) not in taken]
+    if missing:
+        x = np.load(data / EMBEDDINGS).astype(np.float32)
+        x /= np.linalg.norm(x, axis=1, keepdims=True)
+        queries, items = x[:1_000], x[1_000:]
+        np.save(folder / "queries.npy", queries)
+        dictionary = sr.Dictionary.fit(items, n_atoms=4096, k=K, rounds=4, seed=0)
+        mixed = np.concatenate(list(jittered(items, ENCODED)))
+        codes = dictionary.encode(mixed, k=K)
+        full = np.flatnonzero(np.diff(codes.indptr.astype(np.int64)) == K)
+        codes = sr.SparseCodes.from_scipy(codes.to_scipy()[full])
+        for n in missing:
+            begun = time.perf_counter()
+            write(folder / f"{n}.sridx", n, codes, dictionary)
+            taken[str(n)] = round(time.perf_counter() - begun, 1)
+            taken_path.write_text(json.dumps(taken))
+    return {int(n): seconds for n, seconds in taken.items()}
+
+
+def measure(
+    data: Path, sizes: list[int], folder: Path
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Every size, and the last of them under a limit of memory."""
+    taken = written(data, sizes, folder)
+    asked = folder / "queries.npy"
+    rows: list[dict[str, Any]] = []
+    for n in sizes:
+        path = folder / f"{n}.sridx"
+        command = command_to_ask(path, asked)
+        printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        rows.append(
+            {
+                "rows": n,
+                "file_mb": round(path.stat().st_size / 1e6, 1),
+                "write_s": taken[n],
+                **json.loads(printed),
+            }
+        )
+        print(rows[-1], flush=True)
+    limited = {"rows": sizes[-1], **ask_limited(folder / f"{sizes[-1]}.sridx", asked)}
+    print(limited, flush=True)
+    return rows, limited
+
+
 def main() -> int:
     """Measure every size and write the result file."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help=f"folder with {EMBEDDINGS}")
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000, 10_000_000])
-    parser.add_argument("--folder", type=Path, help="where files go; default: a temporary folder")
+    parser.add_argument("--folder", type=Path, help="keeps files for a later run; default: none")
     parser.add_argument(
         "--out", type=Path, default=Path(__file__).parent / "results" / "scale.json"
     )
@@ -122,36 +177,11 @@ def main() -> int:
     if options.ask:
         print(json.dumps(ask(*options.ask)))
         return 0
-    x = np.load(options.data / EMBEDDINGS).astype(np.float32)
-    x /= np.linalg.norm(x, axis=1, keepdims=True)
-    queries, items = x[:1_000], x[1_000:]
-    dictionary = sr.Dictionary.fit(items, n_atoms=4096, k=K, rounds=4, seed=0)
-    mixed = np.concatenate(list(jittered(items, ENCODED)))
-    codes = dictionary.encode(mixed, k=K)
-    full = np.flatnonzero(np.diff(codes.indptr.astype(np.int64)) == K)
-    codes = sr.SparseCodes.from_scipy(codes.to_scipy()[full])
-    rows: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        path, asked = Path(folder) / "items.sridx", Path(folder) / "queries.npy"
-        np.save(asked, queries)
-        for n in options.rows:
-            begun = time.perf_counter()
-            write(path, n, codes, dictionary)
-            write_s = time.perf_counter() - begun
-            printed = subprocess.run(
-                command_to_ask(path, asked), check=True, stdout=subprocess.PIPE, text=True
-            ).stdout
-            rows.append(
-                {
-                    "rows": n,
-                    "file_mb": round(path.stat().st_size / 1e6, 1),
-                    "write_s": round(write_s, 1),
-                    **json.loads(printed),
-                }
-            )
-            print(rows[-1], flush=True)
-        limited = {"rows": options.rows[-1], **ask_limited(path, asked)}
-        print(limited, flush=True)
+    if options.folder:
+        options.folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        rows, limited = measure(options.data, options.rows, folder)
     ends = rows[0], rows[-1]
     steps = math.log(ends[1]["rows"] / ends[0]["rows"])
     results = {

@@ -6,7 +6,8 @@ PATH is a folder with ``catalogue_minilm_f16.npy``. 1,000 rows are held out as q
 than there are come from ``_corpora.jittered``. Every system holds the same rows, learnt from the
 same sample, and answers the same queries for the best 100, in one batch and one by one. Rounds go
 around all systems, so that whatever else the machine does meets all of them; medians are kept.
-Each number of rows and threads is a process of its own, whose results are added to the file.
+Each number of rows and threads is a process of its own, whose results are added to the file or
+take the place of what it holds of them.
 
 faiss's and turbovec's codes are compared with exact scores as ours are: recall is measured here
 too. What takes long to build (OPQ's rotation, HNSW's graph) is learnt from a sample or left out
@@ -194,6 +195,19 @@ def measure(data: Path, n: int, threads: int) -> dict[str, Any]:
     }
 
 
+def write(path: Path, parts: list[dict[str, Any]]) -> None:
+    """The result file, small corpora first."""
+    results = {
+        "benchmark": "compare_search",
+        "command": "python benches/compare_search.py --data PATH",
+        "depth": DEPTH,
+        "queries": QUERIES,
+        "sample": SAMPLE,
+        "parts": sorted(parts, key=lambda part: (part["rows"], part["threads"])),
+    }
+    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
 def main() -> int:
     """Run every size and number of threads in a process of its own."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -209,7 +223,13 @@ def main() -> int:
         part = measure(options.data, options.rows[0], options.threads[0])
         options.out.write_text(json.dumps(part), encoding="utf-8")
         return 0
-    parts = []
+    # parts that are not asked for stay as they were measured
+    old = json.loads(options.out.read_text(encoding="utf-8")) if options.out.is_file() else {}
+    parts = [
+        part
+        for part in old.get("parts", [])
+        if part["rows"] not in options.rows or part["threads"] not in options.threads
+    ]
     for n in options.rows:
         for threads in options.threads:
             with tempfile.TemporaryDirectory() as folder:
@@ -222,6 +242,7 @@ def main() -> int:
                 arguments += ["--rows", str(n), "--threads", str(threads)]
                 subprocess.run([sys.executable, __file__, *arguments], check=True, env=environment)
                 parts.append(json.loads(out.read_text(encoding="utf-8")))
+            write(options.out, parts)
             print(f"{n} rows, {threads} threads")
             for row in parts[-1]["systems"]:
                 print(
@@ -229,15 +250,6 @@ def main() -> int:
                     f"batch {row['batch_ms']:8.4f} ms  single {row['single_ms']:8.4f} ms",
                     flush=True,
                 )
-    results = {
-        "benchmark": "compare_search",
-        "command": "python benches/compare_search.py --data PATH",
-        "depth": DEPTH,
-        "queries": QUERIES,
-        "sample": SAMPLE,
-        "parts": parts,
-    }
-    options.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     return 0
 
 
