@@ -40,6 +40,8 @@ EMBEDDINGS = "catalogue_minilm_f16.npy"
 ENCODED, K, DEPTH, BATCH = 200_000, 32, 100, 64
 #: share of the largest file that the limit leaves for its pages, beside the process itself
 SHARE_CACHED, PROCESS_BYTES = 0.25, 160 << 20
+#: searches of which the median counts; one where every search reads the disk
+ROUNDS = 5
 
 
 def anonymous_mb() -> float:
@@ -64,35 +66,37 @@ def write(path: Path, n: int, codes: sr.SparseCodes, dictionary: sr.Dictionary) 
             )
 
 
-def median_ms(index: sr.SparseIndex, queries: np.ndarray, threads: int | None) -> float:
+def median_ms(
+    index: sr.SparseIndex, queries: np.ndarray, threads: int | None, rounds: int
+) -> float:
     """Median of some searches, in ms a query."""
     times = []
-    for _ in range(5):
+    for _ in range(rounds):
         begun = time.perf_counter()
         index.search(queries, DEPTH, threads=threads)
         times.append(time.perf_counter() - begun)
     return round(1e3 * statistics.median(times) / len(queries), 4)
 
 
-def ask(path: Path, asked: Path) -> dict[str, Any]:
+def ask(path: Path, asked: Path, rounds: int) -> dict[str, Any]:
     """One mapped file, asked by this process."""
     queries = np.load(asked)
     index = sr.SparseIndex.open(path)
     index.search(queries[:1], DEPTH)  # touches every page, and makes the atoms wide
     before = anonymous_mb()
     return {
-        "one_ms": median_ms(index, queries[:1], 1),
-        "one_all_threads_ms": median_ms(index, queries[1:2], None),
-        "batch_ms": median_ms(index, queries[:BATCH], 1),
-        "batch_all_threads_ms": median_ms(index, queries[:BATCH], None),
+        "one_ms": median_ms(index, queries[:1], 1, rounds),
+        "one_all_threads_ms": median_ms(index, queries[1:2], None, rounds),
+        "batch_ms": median_ms(index, queries[:BATCH], 1, rounds),
+        "batch_all_threads_ms": median_ms(index, queries[:BATCH], None, rounds),
         "anonymous_mb": round(before, 1),
         "anonymous_growth_mb": round(anonymous_mb() - before, 1),
     }
 
 
-def command_to_ask(path: Path, asked: Path) -> list[str]:
+def command_to_ask(path: Path, asked: Path, rounds: int) -> list[str]:
     """The same by another process, which prints it."""
-    return [sys.executable, __file__, "--data", ".", "--ask", str(path), str(asked)]
+    return [sys.executable, __file__, "--data=.", "--ask", str(path), str(asked), str(rounds)]
 
 
 def ask_limited(path: Path, asked: Path) -> dict[str, Any]:
@@ -100,7 +104,7 @@ def ask_limited(path: Path, asked: Path) -> dict[str, Any]:
     limit = PROCESS_BYTES + int(SHARE_CACHED * path.stat().st_size)
     _limit.forget(path)
     try:
-        printed, most = _limit.run(command_to_ask(path, asked), limit, dict(os.environ))
+        printed, most = _limit.run(command_to_ask(path, asked, 1), limit, dict(os.environ))
     except _limit.NoLimitError as error:
         return {"missing": str(error)}
     return json.loads(printed) | {
@@ -147,7 +151,7 @@ def measure(
     rows: list[dict[str, Any]] = []
     for n in sizes:
         path = folder / f"{n}.sridx"
-        command = command_to_ask(path, asked)
+        command = command_to_ask(path, asked, ROUNDS)
         printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
         rows.append(
             {
@@ -172,10 +176,11 @@ def main() -> int:
     parser.add_argument(
         "--out", type=Path, default=Path(__file__).parent / "results" / "scale.json"
     )
-    parser.add_argument("--ask", type=Path, nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--ask", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.ask:
-        print(json.dumps(ask(*options.ask)))
+        path, asked, rounds = options.ask
+        print(json.dumps(ask(Path(path), Path(asked), int(rounds))))
         return 0
     if options.folder:
         options.folder.mkdir(parents=True, exist_ok=True)

@@ -223,13 +223,9 @@ def main() -> int:
         part = measure(options.data, options.rows[0], options.threads[0])
         options.out.write_text(json.dumps(part), encoding="utf-8")
         return 0
-    # parts that are not asked for stay as they were measured
+    # parts stay as they were measured until they are measured again
     old = json.loads(options.out.read_text(encoding="utf-8")) if options.out.is_file() else {}
-    parts = [
-        part
-        for part in old.get("parts", [])
-        if part["rows"] not in options.rows or part["threads"] not in options.threads
-    ]
+    parts = {(part["rows"], part["threads"]): part for part in old.get("parts", [])}
     for n in options.rows:
         for threads in options.threads:
             with tempfile.TemporaryDirectory() as folder:
@@ -241,10 +237,11 @@ def main() -> int:
                 arguments = [f"--data={options.data}", f"--out={out}", "--part"]
                 arguments += ["--rows", str(n), "--threads", str(threads)]
                 subprocess.run([sys.executable, __file__, *arguments], check=True, env=environment)
-                parts.append(json.loads(out.read_text(encoding="utf-8")))
-            write(options.out, parts)
+                part = json.loads(out.read_text(encoding="utf-8"))
+            parts[n, threads] = part
+            write(options.out, list(parts.values()))
             print(f"{n} rows, {threads} threads")
-            for row in parts[-1]["systems"]:
+            for row in part["systems"]:
                 print(
                     f"  {row['system']:28} {row['bytes']:7.1f} B  recall {row['recall']:.4f}  "
                     f"batch {row['batch_ms']:8.4f} ms  single {row['single_ms']:8.4f} ms",
