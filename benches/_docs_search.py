@@ -57,9 +57,10 @@ def _limited(limited: dict[str, Any]) -> str:
         f"The file of {limited['rows']:,} items by a process whose memory, page cache included, "
         f"was limited to {limited['limit_mb']:,.0f} MB (it came to {limited['most_mb']:,.0f}), so "
         f"that every search reads the disk: {limited['one_ms']:,.0f} ms a query on one thread, "
-        f"{limited['one_all_threads_ms']:,.0f} on all; {limited['batch_ms']:,.1f} ms a query in a "
-        f"batch, {limited['batch_all_threads_ms']:,.1f} on all threads; "
-        f"{limited['anonymous_mb']:.0f} MB of its memory were not the file's."
+        f"{limited['one_all_threads_ms']:,.0f} on all; {limited['anonymous_mb']:.0f} MB of its "
+        "memory were not the file's. Batches are not for files that memory cannot hold: their "
+        "candidates are scored after the pass, and each that is gone from memory by then makes "
+        "the kernel read ahead."
     )
 
 
@@ -77,7 +78,6 @@ def scale_picture() -> dict[str, list[tuple[int, float]]]:
     if "missing" not in limited:
         beyond = f"limited to {limited['limit_mb']:,.0f} MB"
         lines[f"one query, {beyond}"] = [(limited["rows"], limited["one_ms"])]
-        lines[f"{results['batch']} a call, {beyond}"] = [(limited["rows"], limited["batch_ms"])]
     return lines
 
 
