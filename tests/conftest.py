@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,17 @@ ISAS = _native.build_info()["isa_available"]
 def pytest_report_header() -> str:
     info = _native.build_info()
     return f"sparse_retrieval {info['version']} ({info['profile']}), instruction sets {ISAS}"
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """For torch's small steps: on a busy machine threads wait for each other most of the time."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(params=ISAS)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -13,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 import _docs_training
 import sparse_retrieval as sr
@@ -60,15 +58,6 @@ def test_the_examples_of_the_guide_run(tmp_path: Path, monkeypatch: pytest.Monke
     for example in examples:
         exec(example, names)
     assert names["ids"][:, 0].tolist() == [10_000, 10_001, 10_002], "each query is an item"
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """For many small steps: threads would wait for each other most of the time."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.usefixtures("one_thread")

@@ -21,17 +21,12 @@ from sparse_retrieval.training.feed import ahead, rows_feed, stream_feed
 from sparse_retrieval.training.mining import Neighbourhoods, nearest_others
 from sparse_retrieval.training.sampling import Place, share_of, windows
 from sparse_retrieval.training.sources import Stream
-from training_data import mixture, same_bytes
+from training_data import assert_trains_alike, mixture, same_bytes
 
 X = mixture(150).astype(np.float16)  # what every kind of data can hold
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Columns:
@@ -117,16 +112,9 @@ KINDS: dict[str, Callable[[Path], Any]] = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_rows_that_can_be_fetched_train_as_the_array_does(tmp_path: Path, kind: str) -> None:
-    model, reference = CompresSAE(16, 64, 4), CompresSAE(16, 64, 4)
     # the order of rows rather than of windows, which .parquet would be read in
     config = TrainConfig(steps=6, batch_size=64, shuffle="rows")
-    x = KINDS[kind](tmp_path)
-    history = train(model, x, config=config, held_out=20)
-    expected = train(reference, X, config=config, held_out=20)
-    assert same_bytes(model, reference)
-    assert history.evaluations == expected.evaluations
-    codes, same = model.sparse_codes(x), reference.sparse_codes(X)
-    np.testing.assert_array_equal(codes.values, same.values)
+    assert_trains_alike(KINDS[kind](tmp_path), X, config)
 
 
 def test_bfloat16_files_are_read_as_they_are(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +27,7 @@ from sparse_retrieval.training.distributed import World, local_device
 from sparse_retrieval.training.evaluation import Evaluator, split
 from training_data import mixture, same_bytes, weights
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_recall_is_the_share_of_true_neighbours_that_a_dense_query_finds() -> None:

@@ -9,21 +9,15 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
-import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sparse_retrieval.training import CompresSAE, TensorBoard, TrainConfig, as_row_source, train
-from training_data import mixture, same_bytes
+from training_data import assert_trains_alike, mixture, same_bytes
 
 X = mixture(150).astype(np.float16)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(autouse=True)
@@ -69,15 +63,7 @@ KINDS: dict[str, Callable[[Path], Any]] = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_data_set_of_hugging_face_trains_as_the_array_does(tmp_path: Path, kind: str) -> None:
-    model, reference = CompresSAE(16, 64, 4), CompresSAE(16, 64, 4)
-    config = TrainConfig(steps=6, batch_size=64)
-    x = KINDS[kind](tmp_path)
-    history = train(model, x, config=config, held_out=20)
-    expected = train(reference, X, config=config, held_out=20)
-    assert same_bytes(model, reference)
-    assert history.evaluations == expected.evaluations
-    codes, same = model.sparse_codes(x), reference.sparse_codes(X)
-    np.testing.assert_array_equal(codes.values, same.values)
+    assert_trains_alike(KINDS[kind](tmp_path), X, TrainConfig(steps=6, batch_size=64))
 
 
 def test_an_iterable_data_set_of_hugging_face_is_trained_on_as_a_stream() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from sparse_retrieval.training import CompresSAE
+from sparse_retrieval.training import CompresSAE, TrainConfig, train
 
 
 def mixture(n: int, d: int = 16, parts: int = 40, active: int = 3, seed: int = 0) -> np.ndarray:
@@ -36,3 +38,15 @@ def same_bytes(a: CompresSAE, b: CompresSAE) -> bool:
 def lengths(model: CompresSAE) -> Tensor:
     """Lengths of the atoms, in double precision."""
     return torch.linalg.vector_norm(model.decoder_weight.detach().double(), dim=1)
+
+
+def assert_trains_alike(x: Any, rows: np.ndarray, config: TrainConfig) -> None:
+    """That data of some kind trains, is judged and is encoded as the array of its rows is."""
+    d = rows.shape[1]
+    model, reference = CompresSAE(d, 4 * d, 4), CompresSAE(d, 4 * d, 4)
+    history = train(model, x, config=config, held_out=20)
+    expected = train(reference, rows, config=config, held_out=20)
+    assert same_bytes(model, reference)
+    assert history.evaluations == expected.evaluations
+    codes, same = model.sparse_codes(x), reference.sparse_codes(rows)
+    np.testing.assert_array_equal(codes.values, same.values)
