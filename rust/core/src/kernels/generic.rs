@@ -227,14 +227,34 @@ pub fn project_halves(atoms: &[f16], query: &[f64], out: &mut [f64]) {
 
 /// [`Kernels::project_some`](super::Kernels::project_some) in plain Rust.
 pub fn project_some(atoms: &[f32], d: usize, latents: &[u32], query: &[f64], out: &mut [f64]) {
+    project_from(atoms, d, 0, latents, query, out);
+}
+
+/// [`Kernels::project_some_wide`](super::Kernels::project_some_wide) in plain Rust.
+pub fn project_some_wide(
+    atoms: &[f64],
+    d: usize,
+    first: u32,
+    latents: &[u32],
+    query: &[f64],
+    out: &mut [f64],
+) {
+    project_from(atoms, d, first, latents, query, out);
+}
+
+/// One query onto the atoms of some latents, where the first atom is that of latent `first`.
+fn project_from<A: Copy + Into<f64>>(
+    atoms: &[A],
+    d: usize,
+    first: u32,
+    latents: &[u32],
+    query: &[f64],
+    out: &mut [f64],
+) {
     for (&latent, out) in latents.iter().zip(out) {
-        let first = latent as usize * d;
-        project_n::<1, f32>(
-            &atoms[first..first + d],
-            query,
-            d,
-            &mut [std::slice::from_mut(out)],
-        );
+        let place = (latent - first) as usize * d;
+        let out = &mut [std::slice::from_mut(out)];
+        project_n::<1, A>(&atoms[place..place + d], query, d, out);
     }
 }
 

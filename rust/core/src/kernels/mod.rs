@@ -19,6 +19,7 @@
 
 pub mod clusters;
 mod generic;
+mod integers;
 #[cfg(test)]
 mod oracle;
 mod postings;
@@ -31,10 +32,12 @@ use std::ops::Range;
 
 use half::f16;
 
-use crate::codes::{RowCoding, RowsView};
+use crate::codes::{RankedLayout, RowCoding, RowsView};
 use crate::{Error, Result};
 
+use generic::LANES;
 pub use generic::{dot, norm};
+use integers::IntegerRow;
 pub use postings::{add_list, bound_value, prefetch, Chunk, Sum, POSITIONS, SUMS};
 pub use rough::{RoughQuery, RoughScales, ROUGH_LEVELS, ROUGH_ROWS};
 pub use tile::{IntegerRows, Passed, Tile, TileLayout, TILE};
@@ -128,6 +131,8 @@ impl WeightTable {
 
 type ScoreRows = unsafe fn(&RowsView<'_>, Range<usize>, &WeightTable, &mut [f64]);
 type ProjectSome = unsafe fn(&[f32], usize, &[u32], &[f64], &mut [f64]);
+type ProjectSomeWide = unsafe fn(&[f64], usize, u32, &[u32], &[f64], &mut [f64]);
+type IntegerRowKernel = unsafe fn(&RankedLayout, &[u64], &[u8], u32, IntegerRow<'_>) -> u64;
 type PassRows = unsafe fn(&Tile, &IntegerRows, Range<usize>, &[f32; TILE], &mut Passed) -> usize;
 type RoughSums = unsafe fn(&RoughQuery<'_>, &[u8], &mut [i32]);
 type RoughReached = unsafe fn(&[i32], RoughScales<'_>, f32, f32, &mut Vec<u16>) -> bool;
@@ -143,6 +148,8 @@ pub struct Kernels {
     project_halves: ProjectHalves,
     sums: postings::SumKernels,
     project_some: ProjectSome,
+    project_some_wide: ProjectSomeWide,
+    integer_row: IntegerRowKernel,
     pass_rows: PassRows,
     rough_sums: RoughSums,
     rough_reached: RoughReached,
@@ -160,6 +167,8 @@ impl Kernels {
                 project_halves: generic::project_halves,
                 sums: postings::PLAIN,
                 project_some: generic::project_some,
+                project_some_wide: generic::project_some_wide,
+                integer_row: integers::integer_row,
                 pass_rows: tile::pass_rows,
                 rough_sums: rough::sums,
                 rough_reached: rough::reached,
@@ -173,6 +182,8 @@ impl Kernels {
                 project_halves: generic::project_halves,
                 sums: x86_64::sums::AVX2,
                 project_some: x86_64::avx2::project_some,
+                project_some_wide: x86_64::avx2::project_some_wide,
+                integer_row: integers::integer_row,
                 pass_rows: x86_64::tile_avx2::pass_rows,
                 rough_sums: rough::sums,
                 rough_reached: rough::reached,
@@ -194,6 +205,8 @@ impl Kernels {
                     project_halves: x86_64::avx512::project_halves,
                     sums: x86_64::sums::AVX512,
                     project_some: x86_64::avx512::project_some,
+                    project_some_wide: x86_64::avx512::project_some_wide,
+                    integer_row: x86_64::avx512::integer_row,
                     pass_rows,
                     rough_sums: x86_64::rough_avx512::sums,
                     rough_reached: x86_64::rough_avx512::reached,
@@ -280,6 +293,36 @@ impl Kernels {
     /// How [`Kernels::pass_rows`] wants the weights of a [`Tile`] to lie.
     pub fn tile_layout(self) -> TileLayout {
         self.tile_layout
+    }
+
+    /// Reads a row of a rank coding: each nonzero's line, that of `dim` where the latent is larger,
+    /// and its level, the lowest 8 bits of its entry. Behind the layout's width levels are 0 and
+    /// lines any. Returns the sum of the entries without those bits, cut to 64 bits.
+    ///
+    /// # Panics
+    /// Where `row` has not the layout's bytes, `entries` not one for each of its signed levels, `out`
+    /// not the room of [`Kernels::integer_row_room`], or `dim` is not below 2^25.
+    pub(super) fn integer_row(
+        self,
+        layout: &RankedLayout,
+        entries: &[u64],
+        row: &[u8],
+        dim: u32,
+        out: IntegerRow<'_>,
+    ) -> u64 {
+        assert_eq!(row.len(), layout.row_bytes());
+        assert_eq!(entries.len(), layout.signed_levels().len());
+        assert!(dim < 1 << 25);
+        let room = Self::integer_row_room(layout);
+        assert!(out.lines.len() == room && out.levels.len() == room);
+        // SAFETY: the CPU has the instructions (Self::of is the only way to a Kernels), and the
+        // lengths were just checked.
+        unsafe { (self.integer_row)(layout, entries, row, dim, out) }
+    }
+
+    /// How many nonzeros [`Kernels::integer_row`] writes: whole groups of eight.
+    pub(super) fn integer_row_room(layout: &RankedLayout) -> usize {
+        layout.width().next_multiple_of(LANES)
     }
 
     /// The integer pass over `range` of `rows`: for each row and each query of the tile, the
@@ -418,6 +461,26 @@ impl Kernels {
         // SAFETY: the CPU has the instructions (Self::of is the only way to a Kernels); lengths
         // were just checked, and atoms are taken as checked slices.
         unsafe { (self.project_some)(atoms, d, latents, query, out) }
+    }
+
+    /// [`Kernels::project_some`] for atoms in double precision, the first of which is that of
+    /// latent `first`. For the same numbers it gives the same, sooner, since none are converted.
+    ///
+    /// # Panics
+    /// As [`Kernels::project_some`].
+    pub fn project_some_wide(
+        self,
+        atoms: &[f64],
+        d: usize,
+        first: u32,
+        latents: &[u32],
+        query: &[f64],
+        out: &mut [f64],
+    ) {
+        assert!(d > 0 && query.len() == d && out.len() == latents.len());
+        // SAFETY: the CPU has the instructions (Self::of is the only way to a Kernels); lengths
+        // were just checked, and atoms are taken as checked slices.
+        unsafe { (self.project_some_wide)(atoms, d, first, latents, query, out) }
     }
 }
 

@@ -242,10 +242,55 @@ proptest! {
         for kernels in Kernels::available() {
             let mut out = vec![f64::NAN; latents.len()];
             kernels.project_some(&atoms, d, &latents, &query, &mut out);
-            for (&latent, got) in latents.iter().zip(out) {
+            let wide: Vec<f64> = atoms.iter().map(|&x| f64::from(x)).collect();
+            let moved: Vec<u32> = latents.iter().map(|latent| latent + 5).collect();
+            let mut out_wide = vec![f64::NAN; latents.len()];
+            kernels.project_some_wide(&wide, d, 5, &moved, &query, &mut out_wide);
+            for (&latent, (got, wide)) in latents.iter().zip(out.iter().zip(out_wide)) {
                 let expected = oracle::project(&atoms[latent as usize * d..][..d], &query);
                 prop_assert_eq!(got.to_bits(), expected.to_bits(), "{:?}", kernels.isa());
+                prop_assert_eq!(wide.to_bits(), expected.to_bits(), "{:?}", kernels.isa());
             }
+        }
+    }
+
+    #[test]
+    fn every_instruction_set_reads_integer_rows_field_by_field(
+        (latent_bits, bits) in (1u32..=16).prop_flat_map(|latent_bits| (
+            Just(latent_bits),
+            prop_oneof![
+                proptest::collection::vec(0u8..=4, 1..41),
+                // whole words, where a row may have them
+                (1usize..6).prop_map(move |eights| {
+                    vec![15u32.saturating_sub(latent_bits).min(4) as u8; 8 * eights]
+                }),
+            ],
+        )),
+        dim in prop_oneof![Just(1u32), 1u32..70_000],
+        noise in proptest::collection::vec(any::<u8>(), 211),
+        numbers in proptest::collection::vec(any::<u64>(), 37),
+    ) {
+        let n_levels = bits.iter().map(|&bits| 1usize << bits).sum();
+        let layout = RankedLayout::new(latent_bits, bits, vec![1.0; n_levels]).unwrap();
+        let row: Vec<u8> = (0..layout.row_bytes()).map(|i| noise[i % 211]).collect();
+        let mut entries: Vec<u64> =
+            (0..2 * n_levels).map(|i| numbers[i % 37].rotate_left(i as u32)).collect();
+        entries.push(0);
+        let fields: Vec<_> = (0..layout.width()).map(|rank| layout.indexed_field(&row, rank)).collect();
+        for kernels in Kernels::available() {
+            let room = Kernels::integer_row_room(&layout);
+            let (mut lines, mut levels) = (vec![u32::MAX; room], vec![55i8; room]);
+            let out = IntegerRow { lines: &mut lines, levels: &mut levels };
+            let sum = kernels.integer_row(&layout, &entries, &row, dim, out);
+            let mut expected = 0u64;
+            for (rank, &(latent, index)) in fields.iter().enumerate() {
+                prop_assert_eq!(lines[rank], latent.min(dim) * TILE as u32);
+                prop_assert_eq!(levels[rank], entries[index] as i8);
+                expected = expected.wrapping_add(entries[index] >> 8);
+            }
+            prop_assert_eq!(sum, expected, "{:?}", kernels.isa());
+            prop_assert!(lines[layout.width()..].iter().all(|&line| line <= dim * TILE as u32));
+            prop_assert!(levels[layout.width()..].iter().all(|&level| level == 0));
         }
     }
 

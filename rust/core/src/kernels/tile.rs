@@ -6,6 +6,9 @@
 
 use std::ops::Range;
 
+use super::integers::IntegerRow;
+use super::Kernels;
+use crate::codes::RankedLayout;
 use crate::{Error, Result};
 
 /// Queries of a tile: one cache line of 8-bit weights a latent.
@@ -135,6 +138,8 @@ pub struct IntegerRows {
     /// not multiply.
     lines: Vec<u32>,
     levels: Vec<i8>,
+    /// How many of those belong to rows; the others are left from rows before, or will be written.
+    used: usize,
     /// In groups; one more than there are rows.
     starts: Vec<u32>,
     /// What the sums of a row start from, before all shifts.
@@ -173,6 +178,7 @@ impl IntegerRows {
             steps,
             lines: Vec::new(),
             levels: Vec::new(),
+            used: 0,
             starts: vec![0],
             offsets: Vec::new(),
             scales: Vec::new(),
@@ -182,8 +188,7 @@ impl IntegerRows {
 
     /// Takes all rows out.
     pub fn clear(&mut self) {
-        self.lines.clear();
-        self.levels.clear();
+        self.used = 0;
         self.starts.truncate(1);
         self.offsets.clear();
         self.scales.clear();
@@ -204,10 +209,10 @@ impl IntegerRows {
     ///
     /// A latent beyond the dim becomes a nonzero that adds nothing.
     pub fn push(&mut self, width: usize, write: impl FnOnce(&mut [u32], &mut [i8]) -> (i32, f32)) {
-        let start = self.levels.len();
+        let start = self.used;
         let (offset, scale) = self.grow(width, write);
         let mut sum = 0i32;
-        let mut rest = &self.levels[start..];
+        let mut rest = &self.levels[start..self.used];
         for step in &self.steps {
             let (part, behind) = rest.split_at(rest.len().min(step.groups.saturating_mul(GROUP)));
             sum = (sum << step.shift) + part.iter().map(|&level| i32::from(level)).sum::<i32>();
@@ -216,24 +221,47 @@ impl IntegerRows {
         self.finish(offset, scale, sum);
     }
 
-    /// As [`IntegerRows::push`] where `write` knows and returns, as the third, the sum of the
-    /// levels, each shifted as those before it are.
-    pub fn push_summed(
+    /// Adds rows of a rank coding. `entries` has one for each of the layout's signed levels: its
+    /// lowest 8 bits are the integer level, and the sum of the others over a row's nonzeros is given to
+    /// `finish`, with the number of the row. That returns what the row's sums start from, before
+    /// all shifts, the row's scale, and the sum of its levels, each shifted as those before it are.
+    ///
+    /// # Panics
+    /// As [`Kernels::integer_row`].
+    pub fn push_ranked<'r>(
         &mut self,
-        width: usize,
-        write: impl FnOnce(&mut [u32], &mut [i8]) -> (i32, f32, i32),
+        kernels: Kernels,
+        layout: &RankedLayout,
+        entries: &[u64],
+        rows: impl Iterator<Item = &'r [u8]>,
+        mut finish: impl FnMut(usize, u64) -> (i32, f32, i32),
     ) {
-        let (offset, scale, sum) = self.grow(width, write);
-        self.finish(offset, scale, sum);
+        let stride = layout.width().next_multiple_of(GROUP);
+        // a kernel writes this much; what it writes too much the next row writes over
+        let written = Kernels::integer_row_room(layout);
+        for (number, row) in rows.enumerate() {
+            let start = self.used;
+            self.make_room(start + written);
+            let out = IntegerRow {
+                lines: &mut self.lines[start..start + written],
+                levels: &mut self.levels[start..start + written],
+            };
+            let sums = kernels.integer_row(layout, entries, row, self.dim, out);
+            self.used = start + stride;
+            let (offset, scale, sum) = finish(number, sums);
+            self.finish(offset, scale, sum);
+        }
     }
 
     /// Writes the nonzeros of another row.
     fn grow<T>(&mut self, width: usize, write: impl FnOnce(&mut [u32], &mut [i8]) -> T) -> T {
-        let start = self.levels.len();
+        let start = self.used;
         let end = start + width.next_multiple_of(GROUP);
-        self.levels.resize(end, 0);
-        self.lines.resize(end, 0);
-        let (lines, padding) = self.lines[start..].split_at_mut(width);
+        self.make_room(end);
+        self.used = end;
+        self.lines[start..end].fill(0);
+        self.levels[start..end].fill(0);
+        let (lines, padding) = self.lines[start..end].split_at_mut(width);
         let written = write(lines, &mut self.levels[start..start + width]);
         let dim = self.dim;
         for line in lines {
@@ -243,8 +271,15 @@ impl IntegerRows {
         written
     }
 
+    fn make_room(&mut self, end: usize) {
+        if self.levels.len() < end {
+            self.levels.resize(end, 0);
+            self.lines.resize(end, self.dim * TILE as u32);
+        }
+    }
+
     fn finish(&mut self, offset: i32, scale: f32, sum: i32) {
-        self.starts.push((self.levels.len() / GROUP) as u32);
+        self.starts.push((self.used / GROUP) as u32);
         // whole: the bias is a multiple of 2^shift (new)
         self.offsets
             .push(offset - ((self.bias * sum) >> self.shift));

@@ -11,10 +11,11 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::candidates::{Candidate, Candidates, SharedThreshold};
+use super::exact::ExactWeights;
 use super::integer::{RowCoder, RowError};
 use super::latents::LatentSet;
 use super::tiles::QueryTiles;
-use super::{exact, Hit, ScanRows, Selection, TopK, WeightSource};
+use super::{Hit, ScanRows, Selection, TopK, WeightSource};
 use crate::control::Control;
 use crate::kernels::{IntegerRows, Passed, Tile, WeightTable, TILE};
 use crate::Result;
@@ -168,17 +169,14 @@ impl<'a> Wave<'a> {
                     .par_iter()
                     .map(|rows| self.latents(rows.as_deref()))
                     .collect();
-                let weights = exact::weights_of(self.source, embeddings, &latents, control)?;
+                let weights = ExactWeights::new(self.source, embeddings, &latents, control)?;
                 Some((latents, weights))
             }
             None => None,
         };
         self.with_tables(candidates, |query, candidates, table| {
             if let Some((latents, weights)) = &exact {
-                let entries = table.weights_mut();
-                for (&latent, &weight) in latents[query].iter().zip(&weights[query]) {
-                    entries[latent as usize] = weight;
-                }
+                weights.fill(query, &latents[query], table.weights_mut());
             } else {
                 self.source.fill_code(self.queries.start + query, table);
             }
@@ -238,7 +236,8 @@ impl<'a> Wave<'a> {
             if !self.selection.block_has_any(block.clone()) {
                 continue;
             }
-            self.coder.fill(block, &mut rows, &mut errors);
+            self.coder
+                .fill(self.source.kernels, block, &mut rows, &mut errors);
             for (number, tile) in self.tiled.tiles.iter().enumerate() {
                 control.check()?;
                 let of_tile = number * TILE..candidates.len().min((number + 1) * TILE);

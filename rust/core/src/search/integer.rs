@@ -40,7 +40,7 @@
 
 use crate::codes::{RankedLayout, RowCoding, RowFormat, RowSpan, RowsView, ValueKind};
 use crate::kernels::tile::{GROUP, MOST};
-use crate::kernels::{IntegerRows, TileLayout};
+use crate::kernels::{IntegerRows, Kernels, TileLayout};
 use crate::search::ScanRows;
 use std::ops::Range;
 
@@ -73,42 +73,29 @@ pub struct RowCoder<'a> {
 struct RankedLevels {
     /// `g`.
     unit: f64,
-    /// In the order of the layout's signed levels.
-    entries: Vec<Entry>,
+    /// In the order of the layout's signed levels; the last, of no level, is 0.
+    entries: Vec<u64>,
 }
 
 /// What is to know of a level, in one number, so that a row's sums are one addition a nonzero:
 /// from the lowest bit on 8 bits of the level itself, [`SHIFTED_BITS`] of the level shifted as
 /// those before it are plus [`SHIFTED_BIAS`], and half of |v| / g in units of 1 / HALVES, rounded
 /// up.
-#[derive(Debug, Clone, Copy)]
-struct Entry(u64);
+fn entry(level: i8, shift: u32, halves: i32) -> u64 {
+    let shifted = (i32::from(level) << shift) + SHIFTED_BIAS;
+    u64::from(level as u8) | (shifted as u64) << 8 | (halves as u64) << (8 + SHIFTED_BITS)
+}
 
 /// Room for the sum of 2^14 numbers of at most 2 [`SHIFTED_BIAS`].
 const SHIFTED_BITS: u32 = 28;
 /// At least the magnitude of any shifted level.
 const SHIFTED_BIAS: i32 = (MOST as i32 + 1) << MOST_SHIFT;
 
-impl Entry {
-    fn new(level: i8, shift: u32, halves: i32) -> Self {
-        let shifted = (i32::from(level) << shift) + SHIFTED_BIAS;
-        Self(u64::from(level as u8) | (shifted as u64) << 8 | (halves as u64) << (8 + SHIFTED_BITS))
-    }
-
-    fn level(self) -> i8 {
-        self.0 as i8
-    }
-}
-
-/// Sums over the nonzeros of a row.
-#[derive(Debug, Clone, Copy, Default)]
+/// The sum of the entries of a row's nonzeros without their lowest 8 bits.
+#[derive(Debug, Clone, Copy)]
 struct EntrySums(u64);
 
 impl EntrySums {
-    fn add(&mut self, entry: Entry) {
-        self.0 += entry.0 >> 8;
-    }
-
     /// HALVES times half the sum of |v| / g, each rounded up.
     fn halves(self) -> i32 {
         (self.0 >> SHIFTED_BITS) as i32
@@ -214,31 +201,28 @@ impl<'a> RowCoder<'a> {
     }
 
     /// Replaces `out` by the rows of `range`, and `errors` by what is known of each.
-    pub fn fill(&self, range: Range<usize>, out: &mut IntegerRows, errors: &mut Vec<RowError>) {
+    pub fn fill(
+        &self,
+        kernels: Kernels,
+        range: Range<usize>,
+        out: &mut IntegerRows,
+        errors: &mut Vec<RowError>,
+    ) {
         out.clear();
         errors.clear();
         match (self.data.rows.coding(), &self.ranked) {
             (RowCoding::Ranked(layout), Some(levels)) => {
-                let is_words = layout.is_words();
-                for row in range {
-                    let bytes = self.data.rows.ranked_row(layout, row);
-                    let scale = self.data.scales.get(row);
-                    out.push_summed(layout.width(), |latents, integers| {
-                        let sums = if is_words {
-                            levels.read_words(layout, bytes, latents, integers)
-                        } else {
-                            levels.read(layout, bytes, latents, integers)
-                        };
-                        let halves = (sums.halves() + HALVES - 1) / HALVES;
-                        let error = self.error(scale * levels.unit, halves);
-                        errors.push(error);
-                        (
-                            self.start(error.error),
-                            error.scale,
-                            sums.shifted(layout.width()),
-                        )
-                    });
-                }
+                let rows = self.data.rows.ranked_rows(layout, range.clone());
+                let rows = rows.chunks_exact(layout.row_bytes());
+                out.push_ranked(kernels, layout, &levels.entries, rows, |number, sums| {
+                    let sums = EntrySums(sums);
+                    let halves = (sums.halves() + HALVES - 1) / HALVES;
+                    let scale = self.data.scales.get(range.start + number);
+                    let error = self.error(scale * levels.unit, halves);
+                    errors.push(error);
+                    let start = self.start(error.error);
+                    (start, error.scale, sums.shifted(layout.width()))
+                });
             }
             (RowCoding::Plain(format, span), _) => {
                 for row in range {
@@ -364,60 +348,13 @@ impl RankedLevels {
                     (0.5 * f64::from(HALVES) * (f64::from(level) / unit).abs()).ceil() as i32;
                 for integer in [rounded as i8, -(rounded as i8)] {
                     let shift = all_shifts - so_far;
-                    levels.entries.push(Entry::new(integer, shift, halves));
+                    levels.entries.push(entry(integer, shift, halves));
                 }
             }
             roundings.push(rounding);
         }
+        levels.entries.push(0);
         (levels, roundings)
-    }
-
-    /// Reads a row of any layout.
-    fn read(
-        &self,
-        layout: &RankedLayout,
-        bytes: &[u8],
-        latents: &mut [u32],
-        integers: &mut [i8],
-    ) -> EntrySums {
-        let mut sums = EntrySums::default();
-        for (rank, (latent, integer)) in latents.iter_mut().zip(integers).enumerate() {
-            let (found, index) = layout.indexed_field(bytes, rank);
-            let entry = self.entries[index];
-            *latent = found;
-            *integer = entry.level();
-            sums.add(entry);
-        }
-        sums
-    }
-
-    /// The same where every field is a 16-bit word.
-    fn read_words(
-        &self,
-        layout: &RankedLayout,
-        bytes: &[u8],
-        latents: &mut [u32],
-        integers: &mut [i8],
-    ) -> EntrySums {
-        let bits = layout.latent_bits();
-        let mask = (1u32 << bits) - 1;
-        // all ranks have as many levels: 2^(16 - bits) with their signs
-        let a_rank = 1usize << (16 - bits);
-        let words = bytes
-            .chunks_exact(2)
-            .map(|word| u16::from_le_bytes([word[0], word[1]]));
-        // on its own this is a loop that compilers vectorise
-        for (latent, word) in latents.iter_mut().zip(words.clone()) {
-            *latent = u32::from(word) & mask;
-        }
-        let mut sums = EntrySums::default();
-        let entries = self.entries.chunks_exact(a_rank);
-        for ((word, entries), integer) in words.zip(entries).zip(integers) {
-            let entry = entries[usize::from(word >> bits)];
-            *integer = entry.level();
-            sums.add(entry);
-        }
-        sums
     }
 }
 

@@ -14,7 +14,7 @@ use crate::kernels::tile::MOST;
 use crate::kernels::{Tile, TileLayout, WeightTable, TILE};
 use crate::{Error, Result};
 
-/// Queries that a task multiplies with all atoms, where there are fewer tiles than threads.
+/// Queries that a task multiplies with all atoms are a multiple of this.
 const QUERIES_A_TASK: usize = 16;
 /// Latents that are turned from rows of queries to lines of latents at a time.
 const LATENTS_A_TURN: usize = 64;
@@ -64,11 +64,10 @@ impl QueryTiles {
             .map(|embedding| rounding_of_product(d, longest, embedding))
             .collect();
         let mut rough = zeros(n.saturating_mul(s))?;
-        let some = if n.div_ceil(TILE) < rayon::current_num_threads() {
-            QUERIES_A_TASK
-        } else {
-            TILE
-        };
+        // as few products as there are threads: each of them packs all atoms for itself
+        let some = n
+            .div_ceil(rayon::current_num_threads())
+            .next_multiple_of(QUERIES_A_TASK);
         rough
             .par_chunks_mut(some * s)
             .zip(narrow.par_chunks(some * d))

@@ -279,11 +279,60 @@ pub unsafe fn project_some(
     }
 }
 
+/// [`Kernels::project_some_wide`](crate::kernels::Kernels::project_some_wide), four atoms at a time.
+///
+/// # Safety
+/// The CPU has AVX2, `query` has `d` numbers, `out` one a latent, and every latent has an atom.
+#[target_feature(enable = "avx2")]
+pub unsafe fn project_some_wide(
+    atoms: &[f64],
+    d: usize,
+    first: u32,
+    latents: &[u32],
+    query: &[f64],
+    out: &mut [f64],
+) {
+    for (latents, out) in latents.chunks(4).zip(out.chunks_mut(4)) {
+        let four = std::array::from_fn(|i| {
+            let place = (latents[i.min(latents.len() - 1)] - first) as usize;
+            &atoms[place * d..(place + 1) * d]
+        });
+        // SAFETY: four slices of `d` numbers, as the query has.
+        let sums = unsafe { project_four(four, query) };
+        out.copy_from_slice(&sums[..out.len()]);
+    }
+}
+
+/// Numbers of atoms, four of which are read as doubles.
+pub trait Fours: Copy + Into<f64> {
+    /// # Safety
+    /// The CPU has AVX2, and `numbers` points to four of them.
+    unsafe fn load(numbers: *const Self) -> __m256d;
+}
+
+impl Fours for f32 {
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn load(numbers: *const Self) -> __m256d {
+        // SAFETY: the caller's pointer has 16 bytes; loadu needs no alignment.
+        _mm256_cvtps_pd(unsafe { _mm_loadu_ps(numbers) })
+    }
+}
+
+impl Fours for f64 {
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn load(numbers: *const Self) -> __m256d {
+        // SAFETY: the caller's pointer has 32 bytes; loadu needs no alignment.
+        unsafe { _mm256_loadu_pd(numbers) }
+    }
+}
+
 /// # Safety
 /// The CPU has AVX2, and all slices have one length.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn project_four(atoms: [&[f32]; 4], query: &[f64]) -> [f64; 4] {
+unsafe fn project_four<A: Fours>(atoms: [&[A]; 4], query: &[f64]) -> [f64; 4] {
     let whole = query.len() - query.len() % LANES;
     let mut lanes = [[_mm256_setzero_pd(); 2]; 4];
     for start in (0..whole).step_by(LANES) {
@@ -294,8 +343,7 @@ unsafe fn project_four(atoms: [&[f32]; 4], query: &[f64]) -> [f64; 4] {
             let high = _mm256_loadu_pd(query.as_ptr().add(start + 4));
             for (lanes, atom) in lanes.iter_mut().zip(atoms) {
                 let atom = atom.as_ptr().add(start);
-                let first = _mm256_cvtps_pd(_mm_loadu_ps(atom));
-                let second = _mm256_cvtps_pd(_mm_loadu_ps(atom.add(4)));
+                let (first, second) = (A::load(atom), A::load(atom.add(4)));
                 lanes[0] = _mm256_add_pd(lanes[0], _mm256_mul_pd(first, low));
                 lanes[1] = _mm256_add_pd(lanes[1], _mm256_mul_pd(second, high));
             }
@@ -309,7 +357,7 @@ unsafe fn project_four(atoms: [&[f32]; 4], query: &[f64]) -> [f64; 4] {
             _mm256_storeu_pd(last.as_mut_ptr().add(4), lanes[a][1]);
         }
         for i in whole..query.len() {
-            last[i - whole] += f64::from(atoms[a][i]) * query[i];
+            last[i - whole] += atoms[a][i].into() * query[i];
         }
         generic::sum_lanes(last)
     })

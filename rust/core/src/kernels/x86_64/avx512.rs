@@ -8,6 +8,8 @@ use half::f16;
 use super::padded_group;
 use crate::codes::{RankedLayout, RowFormat, RowSpan, RowsView};
 use crate::kernels::generic::{self, with_row_coding, LANES};
+use crate::kernels::integers::IntegerRow;
+use crate::kernels::tile::TILE;
 use crate::kernels::WeightTable;
 
 /// True where this CPU has all that the functions here use.
@@ -295,37 +297,83 @@ unsafe fn score_fields(
 ) {
     let weights = table.entries.as_ptr();
     let levels = layout.signed_levels().as_ptr();
-    let [offsets, shifts, masks, bases] = layout.groups();
-    let is_words = layout.is_words();
-    let latent_mask = _mm256_set1_epi32((1 << layout.latent_bits()) - 1);
-    let latent_bits = _mm_cvtsi32_si128(layout.latent_bits() as i32);
+    let [offsets, ..] = layout.groups();
     for (row, out) in range.zip(out) {
         let bytes = rows.ranked_row(layout, row);
         let mut lanes = _mm512_setzero_pd();
         for group in (0..offsets.len()).step_by(LANES) {
-            // SAFETY: the four arrays have whole groups of eight. A field is read from four
-            // bytes at an offset of at most row_bytes - 4, a group of words from 16 bytes that
-            // whole groups of 16-bit fields fill. A latent has at most 16 bits, and the table
-            // 65,536 entries; base + mask is an index of signed_levels (RankedLayout::groups).
+            // SAFETY: a latent has at most 16 bits, and the table an entry for each; an index is
+            // one of signed_levels.
             lanes = unsafe {
-                let fields = if is_words {
-                    let words = bytes.as_ptr().add(2 * group).cast();
-                    _mm256_cvtepu16_epi32(_mm_loadu_si128(words))
-                } else {
-                    let offsets = load8(offsets, group);
-                    let raw = _mm256_i32gather_epi32::<1>(bytes.as_ptr().cast(), offsets);
-                    _mm256_srlv_epi32(raw, load8(shifts, group))
-                };
-                let latents = _mm256_and_si256(fields, latent_mask);
-                let signed = _mm256_srl_epi32(fields, latent_bits);
-                let signed = _mm256_and_si256(signed, load8(masks, group));
-                let index = _mm256_add_epi32(signed, load8(bases, group));
+                let (latents, index) = fields(layout, bytes, group);
                 let weights = _mm512_i32gather_pd::<8>(latents, weights);
                 let levels = _mm512_i32gather_pd::<8>(index, levels);
                 _mm512_add_pd(lanes, _mm512_mul_pd(weights, levels))
             };
         }
         *out = sum_lanes(lanes);
+    }
+}
+
+/// [`Kernels::integer_row`](crate::kernels::Kernels::integer_row): eight nonzeros at a time, whose
+/// entries are gathered.
+///
+/// # Safety
+/// The CPU has AVX-512 F, VL, BW and DQ; `row` has the layout's bytes, `entries` one for each of its
+/// signed levels, `out` room for whole groups of eight, and `dim` is below 2^25.
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq")]
+pub unsafe fn integer_row(
+    layout: &RankedLayout,
+    entries: &[u64],
+    row: &[u8],
+    dim: u32,
+    out: IntegerRow<'_>,
+) -> u64 {
+    let [offsets, ..] = layout.groups();
+    let dim = _mm256_set1_epi32(dim as i32);
+    let mut sums = _mm512_setzero_si512();
+    for group in (0..offsets.len()).step_by(LANES) {
+        // SAFETY: the caller's promises; an index is one of signed_levels, and `out` has eight
+        // numbers for each group.
+        unsafe {
+            let (latents, index) = fields(layout, row, group);
+            let lines =
+                _mm256_slli_epi32::<{ TILE.ilog2() as i32 }>(_mm256_min_epu32(latents, dim));
+            _mm256_storeu_si256(out.lines.as_mut_ptr().add(group).cast(), lines);
+            let entries = _mm512_i32gather_epi64::<8>(index, entries.as_ptr().cast());
+            let levels = _mm512_cvtepi64_epi8(entries);
+            _mm_storel_epi64(out.levels.as_mut_ptr().add(group).cast(), levels);
+            sums = _mm512_add_epi64(sums, _mm512_srli_epi64::<8>(entries));
+        }
+    }
+    _mm512_reduce_add_epi64(sums) as u64
+}
+
+/// Latents and indices of levels of eight nonzeros from the `group`th on.
+///
+/// # Safety
+/// AVX-512 is there, `row` has the layout's bytes, and `group` is a multiple of eight below the
+/// layout's width.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq")]
+unsafe fn fields(layout: &RankedLayout, row: &[u8], group: usize) -> (__m256i, __m256i) {
+    let [offsets, shifts, masks, bases] = layout.groups();
+    // SAFETY: the four arrays have whole groups of eight. A field is read from four bytes at an
+    // offset of at most row_bytes - 4, a group of words from 16 bytes that whole groups of 16-bit
+    // fields fill (RankedLayout::groups).
+    unsafe {
+        let fields = if layout.is_words() {
+            _mm256_cvtepu16_epi32(_mm_loadu_si128(row.as_ptr().add(2 * group).cast()))
+        } else {
+            let offsets = load8(offsets, group);
+            let raw = _mm256_i32gather_epi32::<1>(row.as_ptr().cast(), offsets);
+            _mm256_srlv_epi32(raw, load8(shifts, group))
+        };
+        let latent_bits = _mm_cvtsi32_si128(layout.latent_bits() as i32);
+        let latents = _mm256_and_si256(fields, _mm256_set1_epi32((1 << layout.latent_bits()) - 1));
+        let signed = _mm256_srl_epi32(fields, latent_bits);
+        let signed = _mm256_and_si256(signed, load8(masks, group));
+        (latents, _mm256_add_epi32(signed, load8(bases, group)))
     }
 }
 
@@ -364,7 +412,7 @@ pub unsafe fn project_halves(atoms: &[f16], query: &[f64], out: &mut [f64]) {
 }
 
 /// Numbers of atoms, eight of which are read as doubles.
-trait Eights: Copy + Into<f64> {
+pub trait Eights: Copy + Into<f64> {
     /// # Safety
     /// The CPU has AVX-512 and F16C, and `numbers` points to eight of them.
     unsafe fn load(numbers: *const Self) -> __m512d;
@@ -376,6 +424,15 @@ impl Eights for f32 {
     unsafe fn load(numbers: *const Self) -> __m512d {
         // SAFETY: the caller's pointer has 32 bytes; loadu needs no alignment.
         _mm512_cvtps_pd(unsafe { _mm256_loadu_ps(numbers) })
+    }
+}
+
+impl Eights for f64 {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,f16c")]
+    unsafe fn load(numbers: *const Self) -> __m512d {
+        // SAFETY: the caller's pointer has 64 bytes; loadu needs no alignment.
+        unsafe { _mm512_loadu_pd(numbers) }
     }
 }
 
@@ -398,9 +455,10 @@ unsafe fn project_one<A: Eights>(atoms: &[A], query: &[f64], out: &mut [f64]) {
     let d = query.len();
     for (atoms, out) in atoms.chunks(4 * d).zip(out.chunks_mut(4)) {
         let last = out.len() - 1;
-        let four = std::array::from_fn(|i| &atoms[i.min(last) * d..(i.min(last) + 1) * d]);
+        let four: [&[_]; 4] =
+            std::array::from_fn(|i| &atoms[i.min(last) * d..(i.min(last) + 1) * d]);
         // SAFETY: four slices of `d` numbers, as the query has.
-        let sums = unsafe { project_four(four, query) };
+        let sums = unsafe { project_each(four, query) };
         out.copy_from_slice(&sums[..=last]);
     }
 }
@@ -409,8 +467,8 @@ unsafe fn project_one<A: Eights>(atoms: &[A], query: &[f64], out: &mut [f64]) {
 /// sums do not wait for each other.
 ///
 /// # Safety
-/// The CPU has AVX-512 F, VL, BW and DQ, and F16C; `query` has `d` numbers, `out` one a latent, and every latent has
-/// an atom.
+/// The CPU has AVX-512 F, VL, BW and DQ, and F16C; `query` has `d` numbers, `out` one a latent, and
+/// every latent has an atom.
 #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,f16c")]
 pub unsafe fn project_some(
     atoms: &[f32],
@@ -421,13 +479,48 @@ pub unsafe fn project_some(
 ) {
     for (latents, out) in latents.chunks(4).zip(out.chunks_mut(4)) {
         // fewer than four: the last one stands in for those that are missing
-        let four = std::array::from_fn(|i| {
+        let four: [&[_]; 4] = std::array::from_fn(|i| {
             let latent = latents[i.min(latents.len() - 1)] as usize;
             &atoms[latent * d..(latent + 1) * d]
         });
         // SAFETY: four slices of `d` numbers, as the query has.
-        let sums = unsafe { project_four(four, query) };
+        let sums = unsafe { project_each(four, query) };
         out.copy_from_slice(&sums[..out.len()]);
+    }
+}
+
+/// [`Kernels::project_some_wide`](crate::kernels::Kernels::project_some_wide). Up to eight atoms at a
+/// time, no more than there are.
+///
+/// # Safety
+/// The CPU has AVX-512 F, VL, BW and DQ, and F16C; `query` has `d` numbers, `out` one a latent, and
+/// every latent has an atom.
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,f16c")]
+pub unsafe fn project_some_wide(
+    atoms: &[f64],
+    d: usize,
+    first: u32,
+    latents: &[u32],
+    query: &[f64],
+    out: &mut [f64],
+) {
+    for (latents, out) in latents.chunks(8).zip(out.chunks_mut(8)) {
+        macro_rules! together {
+            ($($n:literal)*) => {
+                match latents.len() {
+                    $($n => {
+                        let some: [&[f64]; $n] = std::array::from_fn(|i| {
+                            let place = (latents[i] - first) as usize;
+                            &atoms[place * d..(place + 1) * d]
+                        });
+                        // SAFETY: slices of `d` numbers, as the query has.
+                        out.copy_from_slice(&unsafe { project_each(some, query) });
+                    })*
+                    _ => unreachable!("chunks of 8 have 1 to 8"),
+                }
+            };
+        }
+        together!(1 2 3 4 5 6 7 8);
     }
 }
 
@@ -435,9 +528,9 @@ pub unsafe fn project_some(
 /// The CPU has AVX-512 F, VL, BW and DQ, and F16C, and all slices have one length.
 #[inline]
 #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,f16c")]
-unsafe fn project_four<A: Eights>(atoms: [&[A]; 4], query: &[f64]) -> [f64; 4] {
+unsafe fn project_each<A: Eights, const N: usize>(atoms: [&[A]; N], query: &[f64]) -> [f64; N] {
     let whole = query.len() - query.len() % LANES;
-    let mut lanes = [_mm512_setzero_pd(); 4];
+    let mut lanes = [_mm512_setzero_pd(); N];
     for start in (0..whole).step_by(LANES) {
         // SAFETY: eight numbers from `start` on are there in every slice; loadu needs no
         // alignment.
