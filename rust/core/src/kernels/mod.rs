@@ -38,7 +38,7 @@ use crate::{Error, Result};
 use generic::LANES;
 pub use generic::{dot, norm};
 use integers::IntegerRow;
-pub use postings::{add_list, bound_value, prefetch, Chunk, Sum, POSITIONS, SUMS};
+pub use postings::{add_list, bound_value, prefetch, prefetch_far, Chunk, Sum, POSITIONS, SUMS};
 pub use rough::{RoughQuery, RoughScales, ROUGH_LEVELS, ROUGH_ROWS};
 pub use tile::{IntegerRows, Passed, Tile, TileLayout, TILE};
 

@@ -164,19 +164,37 @@ pub fn find_at_least<S: Sum>(sums: &mut [S], least: S, clear: bool, found: &mut 
     }
 }
 
-/// Asks the memory for bytes that will be read soon. Only a hint: it changes no result.
+/// Asks the memory for bytes that will be read soon: the first eight lines of them, as a row of 32
+/// nonzeros of 6 bytes has 3 or 4. Only a hint: it changes no result.
 #[inline(always)]
 pub fn prefetch(bytes: &[u8]) {
-    /// Lines that are asked for: a row of 32 nonzeros of 6 bytes has 3 or 4, a list some 6.
-    const MOST_BYTES: usize = 8 * LINE_BYTES;
+    prefetch_to::<true>(bytes, 8);
+}
+
+/// Asks for bytes that will be read when a first-level cache has forgotten them again: into the
+/// second-level cache, and no more than a list of some thousand postings has. Only a hint.
+#[inline(always)]
+pub fn prefetch_far(bytes: &[u8]) {
+    prefetch_to::<false>(bytes, 64);
+}
+
+#[inline(always)]
+fn prefetch_to<const NEAR: bool>(bytes: &[u8], most_lines: usize) {
     const LINE_BYTES: usize = 64;
     #[cfg(target_arch = "x86_64")]
-    for at in (0..bytes.len().min(MOST_BYTES)).step_by(LINE_BYTES) {
-        use std::arch::x86_64::{_mm_prefetch, _MM_HINT_T0};
+    for at in (0..bytes.len().min(most_lines * LINE_BYTES)).step_by(LINE_BYTES) {
+        use std::arch::x86_64::{_mm_prefetch, _MM_HINT_T0, _MM_HINT_T1};
+        let address = bytes.as_ptr().wrapping_add(at).cast();
         // SAFETY: every x86-64 CPU has the instruction, and it reads nothing that the program
         // could see, whatever the address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(at).cast()) }
+        unsafe {
+            if NEAR {
+                _mm_prefetch::<_MM_HINT_T0>(address);
+            } else {
+                _mm_prefetch::<_MM_HINT_T1>(address);
+            }
+        }
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = (bytes, MOST_BYTES);
+    let _ = (bytes, most_lines, LINE_BYTES);
 }

@@ -41,7 +41,7 @@ use rayon::prelude::*;
 
 use super::{bound_value, Chunk, PostingsView};
 use crate::control::Control;
-use crate::kernels::{add_list, Sum, WeightTable, SUMS};
+use crate::kernels::{add_list, prefetch_far, Sum, WeightTable, SUMS};
 use crate::search::weights::sparse_weights;
 use crate::search::{Hit, Queries, ScanRows, Selection, TopK, WeightSource};
 use crate::{Error, Result};
@@ -315,7 +315,8 @@ impl<'a> Walk<'a> {
         let Some(units) = self.lists_of::<S>(query, block, threshold, lists) else {
             return self.score_pending(query, top, scratch);
         };
-        for (weight, list) in lists.iter() {
+        for (term, (weight, list)) in query.terms.iter().zip(lists.iter()) {
+            self.prefetch(term, block + 1);
             add_list(list, units.of(*weight), units.cap, sums);
         }
         let items = self.postings.block_items();
@@ -338,6 +339,19 @@ impl<'a> Walk<'a> {
                 self.data.prefetch(row);
                 scratch.pending.push(row);
             }
+        }
+    }
+
+    /// Asks for a term's list of a block, if there is one. Lists lie far apart, and what reads
+    /// ahead of a program does not know where the next one begins: without this, waiting for them
+    /// was half of a query's time (a million rows, 140 MB of postings).
+    fn prefetch(&self, term: &Term<'_>, block: usize) {
+        if let Some(&[start, end]) = term
+            .starts
+            .get(block..block + 2)
+            .and_then(|s| s.first_chunk())
+        {
+            prefetch_far(bytemuck::cast_slice(self.postings.chunks(start, end)));
         }
     }
 
