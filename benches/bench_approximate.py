@@ -3,9 +3,9 @@
     python benches/bench_approximate.py --data PATH --cache FOLDER [--corpora catalogue jittered]
 
 PATH is a folder with ``catalogue_minilm_f16.npy``: 1,000 rows are held out as queries, the rest
-is the corpus ``catalogue``; ``jittered-100k`` and ``jittered`` are 100,000 and a million rows made
-of them (``_corpora.py``). FOLDER
-keeps corpora and indexes between runs, so that a run that was cut short goes on. Recall is the
+is the corpus ``catalogue``; ``jittered-100k``, ``jittered`` and ``jittered-10m`` are 100,000, a
+million and ten million rows made of them (``_corpora.py``). FOLDER keeps corpora and indexes between
+runs (13 GB with the largest), so that a run that was cut short goes on. Recall is the
 share of the true 100 nearest (of the float16 embeddings) among the 100 returned; ``kept`` is
 the share of what our exact search returns. Every setting is timed in every round, one after the
 other: queries alone by the clock, their median, and a batch by the processor's time, which is
@@ -38,7 +38,7 @@ EMBEDDINGS = "catalogue_minilm_f16.npy"
 RESULTS = Path(__file__).resolve().parent / "results" / "approximate.json"
 QUERIES = 1_000
 #: rows of each corpus that is made
-JITTERED = {"jittered-100k": 100_000, "jittered": 1_000_000}
+JITTERED = {"jittered-100k": 100_000, "jittered": 1_000_000, "jittered-10m": 10_000_000}
 N_ATOMS, K_ROW, ROUNDS_OF_LEARNING = 4_096, 32, 8
 K = 100
 #: (clusters, rerank) of the sweep
@@ -61,6 +61,8 @@ NPROBES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 EF_SEARCHES = (100, 128, 192, 256, 384, 512, 1024)
 #: what HNSW32 is too slow to be built for here
 MOST_ROWS_OF_HNSW = 100_000
+#: what Flat, 1.5 KB a row, has no memory for here
+MOST_ROWS_OF_FLAT = 2_000_000
 TARGETS = (0.9, 0.95, 0.98, 0.99, 0.995)
 
 Search = Callable[[NDArray[np.float32]], NDArray[np.int64]]
@@ -174,7 +176,7 @@ def our_methods(index: sr.SparseIndex) -> Iterator[Method]:
         for section in index.stats()["sections"]
         if section["name"].startswith(("cluster", "sketches"))
     )
-    exact_singles = 20 if len(index) > 100_000 else 60
+    exact_singles = 60 if len(index) <= 100_000 else 20 if len(index) <= MOST_ROWS_OF_FLAT else 5
     yield Method("ours, exact", "scan", dense, search(None), exact_singles)
     for clusters, rerank in SETTINGS:
         if clusters <= index.n_clusters:
@@ -201,17 +203,18 @@ def faiss_index(spec: str, items: Any, path: Path) -> Any:
 
 
 def faiss_methods(corpus: str, items: Any, cache: Path) -> Iterator[Method]:
-    """Flat, IVF with fast-scan PQ, and HNSW where it can be built."""
+    """IVF with fast-scan PQ, and Flat and HNSW where they can be built."""
     n, d = items.shape
 
     def kept_index(spec: str) -> Any:
         return faiss_index(spec, items, cache / f"{corpus}.{spec.replace(',', '_')}.faiss")
 
-    flat = faiss.IndexFlatIP(d)
-    for start in range(0, n, 65_536):
-        flat.add(items[start : start + 65_536].astype(np.float32))
-    few = 5 if n > 100_000 else 30
-    yield Method("faiss Flat", "all", 4.0 * d, lambda q: flat.search(q, K)[1], few)
+    if n <= MOST_ROWS_OF_FLAT:
+        flat = faiss.IndexFlatIP(d)
+        for start in range(0, n, 65_536):
+            flat.add(items[start : start + 65_536].astype(np.float32))
+        few = 5 if n > 100_000 else 30
+        yield Method("faiss Flat", "all", 4.0 * d, lambda q: flat.search(q, K)[1], few)
     for lists in (512, 1024) if n <= 100_000 else (1024,):
         spec = f"IVF{lists},PQ128x4fs"
         ivf = kept_index(spec)
