@@ -79,11 +79,7 @@ def median_ms(
 
 
 def ask(path: Path, asked: Path, *, limited: bool) -> dict[str, Any]:
-    """One mapped file, asked by this process; where memory is limited, one query at a time, once.
-
-    A batch scores its candidates after the pass, one here and one there, and where pages are gone
-    by then each makes the kernel read ahead, megabytes on some disks: it would not end.
-    """
+    """One mapped file, asked by this process; where memory is limited, once for each kind."""
     rounds = 1 if limited else ROUNDS
     queries = np.load(asked)
     index = sr.SparseIndex.open(path)
@@ -97,9 +93,7 @@ def ask(path: Path, asked: Path, *, limited: bool) -> dict[str, Any]:
     }
     return {
         **{
-            name: median_ms(index, some, threads, rounds)
-            for name, (some, threads) in kinds.items()
-            if len(some) == 1 or not limited
+            name: median_ms(index, some, threads, rounds) for name, (some, threads) in kinds.items()
         },
         "anonymous_mb": round(before, 1),
         "anonymous_growth_mb": round(anonymous_mb() - before, 1),

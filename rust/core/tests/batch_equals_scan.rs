@@ -207,6 +207,14 @@ fn check(
             .install(|| batch::search(data, &source, k, selection, &Control::new()))
             .unwrap();
         prop_assert_eq!(bits(&found), bits(&expected), "{:?}", kernels.isa());
+        // candidates of each query copied by themselves, or those of some together
+        for room in [0, 2_000] {
+            let control = Control::new();
+            let found = pool
+                .install(|| batch::search_with_room(data, &source, k, selection, room, &control))
+                .unwrap();
+            prop_assert_eq!(bits(&found), bits(&expected), "{} bytes", room);
+        }
         // one query after the other: some are enough
         let few = source.queries.len() < 10;
         if few {

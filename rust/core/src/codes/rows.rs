@@ -245,6 +245,11 @@ impl<'a> RowsView<'a> {
         &self.data[rows.start * layout.row_bytes()..rows.end * layout.row_bytes()]
     }
 
+    /// The bytes of all rows.
+    pub fn bytes(&self) -> &'a [u8] {
+        self.data
+    }
+
     /// All bytes of row `row`.
     #[inline]
     pub fn row_bytes(&self, row: usize) -> &'a [u8] {

@@ -2,6 +2,7 @@
 //! that read a part of them.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 
 use bytemuck::{AnyBitPattern, NoUninit};
@@ -19,7 +20,53 @@ struct Line([u8; ALIGNMENT as usize]);
 enum Storage {
     Aligned(Vec<Line>),
     Plain(Vec<u8>),
-    Mapped(Mmap),
+    Mapped(Mapping),
+}
+
+/// A mapped file, and how many read it in its order now.
+#[derive(Debug)]
+struct Mapping {
+    map: Mmap,
+    in_order: AtomicUsize,
+}
+
+impl Mapping {
+    /// Advises the system as the number of readers says. A process that is forked from a thread's
+    /// side may count that thread's search for ever: it then reads ahead too much, no more.
+    #[cfg(unix)]
+    fn advise(&self, range: &Range<usize>) {
+        loop {
+            let is_read = self.in_order.load(Ordering::SeqCst) > 0;
+            let advice = if is_read {
+                memmap2::Advice::Sequential
+            } else {
+                memmap2::Advice::Normal
+            };
+            // where it is not taken, reading is slower
+            let _ = self.map.advise_range(advice, range.start, range.len());
+            // another thread's advice may have come before this one and be the newer all the same
+            if is_read == (self.in_order.load(Ordering::SeqCst) > 0) {
+                return;
+            }
+        }
+    }
+
+    #[cfg(not(unix))]
+    fn advise(&self, _range: &Range<usize>) {}
+}
+
+/// Mapped bytes that are read in their order as long as this lives.
+#[derive(Debug)]
+pub struct InOrder(Bytes);
+
+impl Drop for InOrder {
+    fn drop(&mut self) {
+        if let Storage::Mapped(mapping) = &*self.0.storage {
+            if mapping.in_order.fetch_sub(1, Ordering::SeqCst) == 1 {
+                mapping.advise(&self.0.range);
+            }
+        }
+    }
 }
 
 impl std::fmt::Debug for Line {
@@ -33,7 +80,7 @@ impl Storage {
         match self {
             Self::Aligned(lines) => bytemuck::cast_slice(lines),
             Self::Plain(bytes) => bytes,
-            Self::Mapped(map) => map,
+            Self::Mapped(mapping) => &mapping.map,
         }
     }
 }
@@ -91,7 +138,10 @@ impl Bytes {
     pub fn mapped(map: Mmap) -> Self {
         let range = 0..map.len();
         Self {
-            storage: Arc::new(Storage::Mapped(map)),
+            storage: Arc::new(Storage::Mapped(Mapping {
+                map,
+                in_order: AtomicUsize::new(0),
+            })),
             range,
         }
     }
@@ -122,18 +172,20 @@ impl Bytes {
         bytemuck::cast_slice(self.as_slice())
     }
 
-    /// Tells the system that mapped bytes are read in their order, so that it reads ahead of it.
-    pub fn expect_in_order(&self) {
-        #[cfg(unix)]
-        if let Storage::Mapped(map) = &*self.storage {
-            if !self.range.is_empty() {
-                // advice: where it is not taken, reading is slower
-                let _ = map.advise_range(
-                    memmap2::Advice::Sequential,
-                    self.range.start,
-                    self.range.len(),
-                );
+    /// Tells the system that mapped bytes are read in their order, so that it reads ahead of it,
+    /// for as long as what is returned lives: a page that is read alone would bring megabytes with
+    /// it. `None` where the bytes are no file's.
+    ///
+    /// Readers are counted for the whole mapping, of which one part alone may be read so.
+    pub fn read_in_order(&self) -> Option<InOrder> {
+        match &*self.storage {
+            Storage::Mapped(mapping) if !self.range.is_empty() => {
+                if mapping.in_order.fetch_add(1, Ordering::SeqCst) == 0 {
+                    mapping.advise(&self.range);
+                }
+                Some(InOrder(self.clone()))
             }
+            _ => None,
         }
     }
 
@@ -141,7 +193,7 @@ impl Bytes {
     /// over a large file once does not fill memory with it. They may be read again all the same.
     pub fn release(&self, range: Range<usize>) {
         #[cfg(unix)]
-        if let Storage::Mapped(map) = &*self.storage {
+        if let Storage::Mapped(Mapping { map, .. }) = &*self.storage {
             // whole pages inside the range; memmap2 rounds the start down by itself, which would
             // only cost reading a page again
             let (start, end) = (self.range.start + range.start, self.range.start + range.end);
@@ -180,5 +232,48 @@ mod tests {
         let tail = bytes.slice(8..24).slice(8..16);
         assert_eq!(tail.numbers::<u64>(), [3]);
         assert!(!tail.is_mapped());
+    }
+
+    /// Whether the system was told that the pages at an address are read in their order.
+    #[cfg(target_os = "linux")]
+    fn are_read_ahead(address: usize) -> bool {
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let mut is_here = false;
+        for line in maps.lines() {
+            let first = line.split_whitespace().next().unwrap();
+            let bounds = first.split_once('-').and_then(|(start, end)| {
+                let number = |text| usize::from_str_radix(text, 16).ok();
+                Some(number(start)?..number(end)?)
+            });
+            if let Some(bounds) = bounds {
+                is_here = bounds.contains(&address);
+            } else if is_here && first == "VmFlags:" {
+                return line.split_whitespace().any(|flag| flag == "sr");
+            }
+        }
+        panic!("nothing is mapped there");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn pages_are_read_ahead_as_long_as_somebody_reads_them_in_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        std::fs::write(&path, vec![1u8; 1 << 16]).unwrap();
+        let file = std::fs::File::open(&path).unwrap();
+        // SAFETY: nobody else knows the file, and nothing writes to it any more.
+        let bytes = Bytes::mapped(unsafe { Mmap::map(&file) }.unwrap());
+        let part = bytes.slice(1 << 14..1 << 15);
+        let is_read_ahead = || are_read_ahead(part.as_slice().as_ptr() as usize);
+        assert!(!is_read_ahead());
+        let one = part.read_in_order();
+        let other = part.clone().read_in_order();
+        assert!(is_read_ahead());
+        assert!(!are_read_ahead(bytes.as_slice().as_ptr() as usize));
+        drop(one);
+        assert!(is_read_ahead());
+        drop(other);
+        assert!(!is_read_ahead());
+        assert!(Bytes::copy_of(&[1u64]).unwrap().read_in_order().is_none());
     }
 }

@@ -591,11 +591,9 @@ impl Index {
         let source = self.weight_source(queries, request);
         let postings = self.postings();
         let plan = search::plan::plan(&data, queries.len(), request, postings.is_some());
-        if matches!(plan.way, Way::Scan | Way::RoughScan | Way::IntegerPass) {
-            if let Some(rows) = self.section(section::ROWS) {
-                rows.expect_in_order();
-            }
-        }
+        let passes = matches!(plan.way, Way::Scan | Way::RoughScan | Way::IntegerPass);
+        let rows = self.section(section::ROWS).filter(|_| passes);
+        let _in_order = rows.and_then(Bytes::read_in_order);
         match (plan.way, postings, approximate) {
             (Way::Clusters, _, Some(setting)) => {
                 let parts = self.approximate_for(mode)?;

@@ -12,6 +12,7 @@ use rayon::prelude::*;
 
 use super::candidates::{Candidate, Candidates, SharedThreshold};
 use super::exact::ExactWeights;
+use super::gathered::gather;
 use super::integer::{RowCoder, RowError};
 use super::latents::LatentSet;
 use super::tiles::QueryTiles;
@@ -25,11 +26,14 @@ use crate::Result;
 const ROWS_A_BLOCK: usize = 2048;
 /// Rows between looks at thresholds that others have raised.
 const ROWS_A_LOOK: usize = 256;
-/// Rows scored between looks at whether the search was cancelled.
-const ROWS_A_CHECK: usize = 4096;
 /// Queries in flight; with eight tiles making rows integers is a few percent, and what is kept of
 /// so many queries still fits in a third-level cache.
 const QUERIES_A_WAVE: usize = 8 * TILE;
+/// What copies of candidates may take: of 512 queries with k = 100 it is 10 to 20 MB, and each part of
+/// this size is a passage over the rows. Rows that take no more themselves are not copied.
+const COPIES_BYTES: usize = 64 << 20;
+/// Rows scored between looks at whether the search was cancelled.
+const ROWS_A_CHECK: usize = 4096;
 /// Tasks a thread; more of them even out, but each starts with a threshold to find.
 const TASKS_A_THREAD: usize = 2;
 /// Fewer rows than these are not worth a task.
@@ -82,6 +86,21 @@ pub fn search(
     selection: Selection<'_>,
     control: &Control,
 ) -> Result<Vec<Vec<Hit>>> {
+    search_with_room(data, source, k, selection, COPIES_BYTES, control)
+}
+
+/// The same, where copies of candidates may take `room` bytes.
+///
+/// # Errors
+/// As [`super::scan()`].
+pub fn search_with_room(
+    data: &ScanRows<'_>,
+    source: &WeightSource<'_>,
+    k: usize,
+    selection: Selection<'_>,
+    room: usize,
+    control: &Control,
+) -> Result<Vec<Vec<Hit>>> {
     let Some(coder) = RowCoder::new(*data) else {
         return super::scan(data, source, k, selection, control);
     };
@@ -93,7 +112,7 @@ pub fn search(
         let queries = first..n_queries.min(first + QUERIES_A_WAVE);
         let n = queries.len() as u64;
         let wave = Wave::new(data, source, &coder, queries, k, selection)?;
-        found.extend(wave.run(control)?);
+        found.extend(wave.run(room, control)?);
         control.advance(n);
     }
     Ok(found)
@@ -144,7 +163,7 @@ impl<'a> Wave<'a> {
         })
     }
 
-    fn run(&self, control: &Control) -> Result<Vec<Vec<Hit>>> {
+    fn run(&self, room: usize, control: &Control) -> Result<Vec<Vec<Hit>>> {
         let passes = self
             .ranges()
             .into_par_iter()
@@ -156,19 +175,69 @@ impl<'a> Wave<'a> {
                 all.merge(some);
             }
         }
-        let candidates = self.with_tables(candidates, |query, candidates, table| {
-            candidates
-                .into_rows()
-                .filter(|_| self.tiled.errors[query].is_some())
-                .map(|rows| self.narrow(query, rows, table, control))
+        let mut candidates: Vec<Option<Vec<u64>>> = candidates
+            .into_par_iter()
+            .enumerate()
+            .map(|(query, candidates)| {
+                let has_bounds = self.tiled.errors[query].is_some();
+                candidates.into_rows().filter(|_| has_bounds)
+            })
+            .collect();
+        if self.data.rows.bytes().len() <= room {
+            return self.best_of(0, candidates, |_| Place::of(self.data), control);
+        }
+        let mut found = Vec::with_capacity(candidates.len());
+        while !candidates.is_empty() {
+            let some = candidates.drain(..self.copied_at_once(&candidates, room));
+            let mut some: Vec<_> = some.collect();
+            let (copies, each) = gather(self.data, &mut some, room, control)?;
+            let place = |query: usize| {
+                let copies = &copies[query / each];
+                Place {
+                    data: copies.data(self.data),
+                    positions: Some(copies.positions()),
+                }
+            };
+            found.extend(self.best_of(found.len(), some, place, control)?);
+        }
+        Ok(found)
+    }
+
+    /// How many of the first queries' rows are copied at a time; at least one's.
+    fn copied_at_once(&self, candidates: &[Option<Vec<u64>>], room: usize) -> usize {
+        let mut rows = 0;
+        candidates
+            .iter()
+            .take_while(|some| {
+                rows += some.as_ref().map_or(0, Vec::len);
+                self.coder.longest_row().saturating_mul(rows) <= room
+            })
+            .count()
+            .max(1)
+    }
+
+    /// The best of the candidates of queries, or, for `None`, of all rows, from query `first` of
+    /// the wave on. The candidates of the i-th of them lie in `place(i)`.
+    fn best_of<'p>(
+        &self,
+        first: usize,
+        candidates: Vec<Option<Vec<u64>>>,
+        place: impl Fn(usize) -> Place<'p> + Sync,
+        control: &Control,
+    ) -> Result<Vec<Vec<Hit>>> {
+        let candidates = self.with_tables(candidates, |query, rows, table| {
+            rows.map(|rows| self.narrow(first + query, &place(query), rows, table, control))
                 .transpose()
         })?;
         let exact = match &self.embeddings {
             Some(embeddings) => {
                 let latents: Vec<Vec<u32>> = candidates
                     .par_iter()
-                    .map(|rows| self.latents(rows.as_deref()))
+                    .enumerate()
+                    .map(|(query, rows)| self.latents(&place(query), rows.as_deref()))
                     .collect();
+                let d = self.source.dictionary()?.d();
+                let embeddings = &embeddings[first * d..(first + candidates.len()) * d];
                 let weights = ExactWeights::new(self.source, embeddings, &latents, control)?;
                 Some((latents, weights))
             }
@@ -178,9 +247,13 @@ impl<'a> Wave<'a> {
             if let Some((latents, weights)) = &exact {
                 weights.fill(query, &latents[query], table.weights_mut());
             } else {
-                self.source.fill_code(self.queries.start + query, table);
+                let query = self.queries.start + first + query;
+                self.source.fill_code(query, table);
             }
-            let found = self.best(query, candidates, table, control);
+            let found = match candidates {
+                Some(rows) => self.best(&place(query), &rows, table, control),
+                None => self.best_of_all(first + query, table, control),
+            };
             table.weights_mut().fill(0.0);
             found
         })
@@ -259,6 +332,7 @@ impl<'a> Wave<'a> {
     fn narrow(
         &self,
         query: usize,
+        place: &Place<'_>,
         candidates: Vec<u64>,
         table: &mut WeightTable,
         control: &Control,
@@ -274,9 +348,10 @@ impl<'a> Wave<'a> {
             *to = f64::from(from);
         }
         let mut scored = Vec::with_capacity(candidates.len());
-        self.scores(&candidates, table, control, |row, score| {
+        self.scores(&place.data, &candidates, table, control, |row, score| {
             // roundings of the double-precision sums are far below 2^-40 of l1 |u|
-            let error = off * (1.0 + f64::powi(2.0, -20)) * l1 * self.data.scales.get(row as usize);
+            let scale = place.data.scales.get(row as usize);
+            let error = off * (1.0 + f64::powi(2.0, -20)) * l1 * scale;
             scored.push((score - error, score + error, row));
         })?;
         let (_, kth, _) = scored.select_nth_unstable_by(self.k - 1, |a, b| b.0.total_cmp(&a.0));
@@ -289,14 +364,14 @@ impl<'a> Wave<'a> {
     }
 
     /// Latents that some rows have, or, for `None`, all, ascending.
-    fn latents(&self, rows: Option<&[u64]>) -> Vec<u32> {
+    fn latents(&self, place: &Place<'_>, rows: Option<&[u64]>) -> Vec<u32> {
         let dim = self.data.rows.dim();
         let Some(rows) = rows else {
             return (0..dim as u32).collect();
         };
         let mut set = LatentSet::new(dim);
         for &row in rows {
-            set.add_row(&self.data.rows, row as usize);
+            set.add_row(&place.data.rows, row as usize);
         }
         let mut latents = Vec::new();
         set.drain_into(&mut latents);
@@ -306,43 +381,70 @@ impl<'a> Wave<'a> {
     /// Calls `each` with some rows and their scores by a table.
     fn scores(
         &self,
-        positions: &[u64],
+        data: &ScanRows<'_>,
+        rows: &[u64],
         table: &WeightTable,
         control: &Control,
         mut each: impl FnMut(u64, f64),
     ) -> Result<()> {
-        for some in positions.chunks(ROWS_A_CHECK) {
+        for some in rows.chunks(ROWS_A_CHECK) {
             control.check()?;
-            self.data
-                .score_each(self.source.kernels, table, some, &mut each);
+            data.score_each(self.source.kernels, table, some, &mut each);
         }
         Ok(())
     }
 
-    /// The best of a query's candidates, or, for `None`, of all rows.
+    /// The best of some rows.
     fn best(
         &self,
-        query: usize,
-        candidates: Option<Vec<u64>>,
+        place: &Place<'_>,
+        rows: &[u64],
         table: &WeightTable,
         control: &Control,
     ) -> Result<Vec<Hit>> {
         let mut top = TopK::new(self.k);
-        if let Some(positions) = candidates {
-            self.scores(&positions, table, control, |row, score| {
-                top.push(score, row)
-            })?;
-            return Ok(top.into_sorted());
-        }
+        self.scores(&place.data, rows, table, control, |row, score| {
+            let position = place.positions.map_or(row, |stood| stood[row as usize]);
+            top.push(score, position);
+        })?;
+        Ok(top.into_sorted())
+    }
+
+    /// The best of all rows.
+    fn best_of_all(
+        &self,
+        query: usize,
+        table: &WeightTable,
+        control: &Control,
+    ) -> Result<Vec<Hit>> {
+        let mut top = TopK::new(self.k);
         let n = self.data.rows.len() as u64;
         let query = self.queries.start + query;
         for start in (0..n).step_by(ROWS_A_BLOCK) {
             let admitted: Vec<u64> = (start..n.min(start + ROWS_A_BLOCK as u64))
                 .filter(|&row| self.selection.admits(query, row))
                 .collect();
-            self.scores(&admitted, table, control, |row, score| top.push(score, row))?;
+            self.scores(self.data, &admitted, table, control, |row, score| {
+                top.push(score, row);
+            })?;
         }
         Ok(top.into_sorted())
+    }
+}
+
+/// Where candidates lie: among all rows, or as copies of some.
+struct Place<'a> {
+    data: ScanRows<'a>,
+    /// Where the rows stood that were copied.
+    positions: Option<&'a [u64]>,
+}
+
+impl<'a> Place<'a> {
+    fn of(data: &ScanRows<'a>) -> Self {
+        Self {
+            data: *data,
+            positions: None,
+        }
     }
 }
 

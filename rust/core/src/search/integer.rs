@@ -38,7 +38,7 @@
 //! The bound needs scales that are not negative and latents that differ within a row, which
 //! `verify` checks; a file that breaks them is searched safely but not exactly.
 
-use crate::codes::{RankedLayout, RowCoding, RowFormat, RowSpan, RowsView, ValueKind};
+use crate::codes::{RankedLayout, RowCoding, RowFormat, RowSpan, ValueKind};
 use crate::kernels::tile::{GROUP, MOST};
 use crate::kernels::{IntegerRows, Kernels, TileLayout};
 use crate::search::ScanRows;
@@ -66,6 +66,8 @@ pub struct RowCoder<'a> {
     shifts: Vec<u32>,
     /// All of them together.
     all_shifts: u32,
+    /// Bytes of the longest row.
+    longest: usize,
 }
 
 /// The integer levels of a rank coding.
@@ -122,7 +124,7 @@ impl<'a> RowCoder<'a> {
     /// For these rows, or `None` where their sums could overflow.
     pub fn new(data: ScanRows<'a>) -> Option<Self> {
         let rows = &data.rows;
-        let (ranked, mut roundings, shifts, width, most) = match rows.coding() {
+        let (ranked, mut roundings, shifts, width, most, longest) = match rows.coding() {
             RowCoding::Ranked(layout) => {
                 let shifts = shifts_of(layout);
                 let (levels, roundings) = RankedLevels::new(layout, &shifts);
@@ -130,10 +132,13 @@ impl<'a> RowCoder<'a> {
                     .map(|rank| f64::from(largest_of(&layout.levels()[layout.levels_of(rank)])))
                     .sum::<f64>()
                     / levels.unit;
-                (Some(levels), roundings, shifts, layout.width(), most)
+                let (width, longest) = (layout.width(), layout.row_bytes());
+                (Some(levels), roundings, shifts, width, most, longest)
             }
             RowCoding::Plain(format, span) => {
-                let width = widest(rows, span);
+                let stored = widest(span);
+                let width = stored.min(rows.ranks());
+                let longest = stored.saturating_mul(format.nonzero_bytes());
                 // 8-bit values are levels already
                 let rounding = if format.value == ValueKind::Int8 {
                     0.0
@@ -141,7 +146,8 @@ impl<'a> RowCoder<'a> {
                     0.5
                 };
                 let most = width as f64 * (f64::from(MOST) + 0.5);
-                (None, vec![rounding; width], Vec::new(), width, most)
+                let roundings = vec![rounding; width];
+                (None, roundings, Vec::new(), width, most, longest)
             }
         };
         roundings.sort_unstable_by(|a, b| b.total_cmp(a));
@@ -157,6 +163,7 @@ impl<'a> RowCoder<'a> {
             slack: 2 + (largest / f64::from(1 << 21)).ceil() as i32,
             shifts,
             all_shifts,
+            longest,
         })
     }
 
@@ -193,6 +200,11 @@ impl<'a> RowCoder<'a> {
     pub fn largest_l1(&self) -> Option<f64> {
         let levels = self.ranked.as_ref()?;
         Some(self.most * levels.unit)
+    }
+
+    /// Bytes of the longest row.
+    pub fn longest_row(&self) -> usize {
+        self.longest
     }
 
     /// A block without rows, to be filled.
@@ -359,7 +371,7 @@ impl RankedLevels {
 }
 
 /// The most nonzeros of a row.
-fn widest(rows: &RowsView<'_>, span: RowSpan<'_>) -> usize {
+fn widest(span: RowSpan<'_>) -> usize {
     let steps = |pairs: &mut dyn Iterator<Item = u64>| pairs.max().unwrap_or(0) as usize;
     match span {
         RowSpan::Fixed(width) => width,
@@ -374,5 +386,4 @@ fn widest(rows: &RowsView<'_>, span: RowSpan<'_>) -> usize {
                 .map(|pair| pair[1].saturating_sub(pair[0])),
         ),
     }
-    .min(rows.ranks())
 }

@@ -9,6 +9,7 @@ pub mod approximate;
 pub mod batch;
 pub mod candidates;
 pub mod exact;
+pub mod gathered;
 pub mod integer;
 pub mod latents;
 pub mod plan;
