@@ -85,6 +85,93 @@ def test_a_child_forked_while_another_thread_searches_searches_too():
     assert done.stdout == "all\n", done.stderr
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_child_counts_none_of_the_calls_that_run_in_its_parent():
+    done = run(
+        """
+        import warnings
+        warnings.simplefilter("ignore", DeprecationWarning)
+        expected = index.search(codes[:20], 10).ids.tobytes()
+        seen = []
+        def fork(done):
+            seen.append(sr._native.calls_in_flight())
+            child = os.fork()
+            if child == 0:
+                alone = sr._native.calls_in_flight() == 0
+                same = index.search(codes[:20], 10).ids.tobytes() == expected
+                os._exit(0 if alone and same and sr._native.calls_in_flight() == 0 else 1)
+            _, status = os.waitpid(child, 0)
+            seen.append(os.waitstatus_to_exitcode(status))
+            raise StopIteration
+        try:
+            index.search(codes, 10, progress=fork)
+        except StopIteration:
+            print(seen, sr._native.calls_in_flight())
+        """
+    )
+    assert done.stdout == "[1, 0] 0\n", done.stderr
+
+
+def test_calls_are_counted_until_they_end_in_whatever_way():
+    done = run(
+        """
+        def refused(done):
+            raise LookupError
+        ends = []
+        for call in (
+            lambda: index.search(codes[:50], 10),
+            lambda: index.search(codes[:50], 10, threads=2),
+            lambda: index.get([n]),
+            lambda: index.search(codes[:50], 10, threads=1025),
+            lambda: index.search(codes, 10, progress=refused),
+            lambda: index.search(codes, 10, threads=1, progress=refused),
+        ):
+            try:
+                call()
+                ends.append("result")
+            except Exception as error:
+                ends.append(type(error).__name__)
+            assert sr._native.calls_in_flight() == 0, ends
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+        try:
+            while True:
+                index.search(codes, 10)
+        except KeyboardInterrupt:
+            ends.append("interrupt")
+        print(*ends, sr._native.calls_in_flight())
+        """
+    )
+    expected = "result result KeyError ValueError LookupError LookupError interrupt 0\n"
+    assert done.stdout == expected, done.stderr
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads through /proc")
+def test_calls_that_leave_threads_open_share_the_processors():
+    # a call within another's progress is one of two: it waits for none, and finds the same
+    done = run(
+        """
+        tasks = f"/proc/{os.getpid()}/task"
+        def pool_threads():
+            names = [open(f"{tasks}/{t}/comm").read() for t in os.listdir(tasks)]
+            return sum(name.startswith("sparse-retrieva") for name in names)
+        seen = [pool_threads()]
+        alone = index.search(codes[:20], 5).ids.tobytes()
+        seen.append(pool_threads())
+        def nested(done):
+            assert index.search(codes[:20], 5).ids.tobytes() == alone
+            seen.append(pool_threads())
+            raise StopIteration
+        try:
+            index.search(codes, 5, progress=nested)
+        except StopIteration:
+            print(*np.diff(seen))
+        """,
+        RAYON_NUM_THREADS="4",
+    )
+    # alone on the four threads that the index was built on, then on two that are new
+    assert done.stdout == "0 2\n", done.stderr
+
+
 def test_many_threads_search_one_index_and_find_the_same(tmp_path):
     rng = np.random.default_rng(0)
     codes = sr.SparseCodes(

@@ -48,7 +48,7 @@ class Changes:
             New ones. Default, where items are called by their positions: the numbers that follow
             the largest.
         threads : int, optional
-            For packing. Default: all processors.
+            For packing. Default: all processors, beside other calls a share of them.
 
         Raises
         ------

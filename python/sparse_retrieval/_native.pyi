@@ -19,6 +19,7 @@ __all__ = [
     "PursuitEncoder",
     "__version__",
     "build_info",
+    "calls_in_flight",
     "canonical_codes",
     "extrapolated_atoms",
     "merge",
@@ -44,6 +45,13 @@ def build_info() -> dict[str, Any]:
     ------
     ValueError
         If SPARSE_RETRIEVAL_ISA names no instruction set, or one that this CPU lacks.
+    """
+
+def calls_in_flight() -> int:
+    """Calls of this process that wait for their turn or run now, in any thread.
+
+    A call that leaves ``threads`` open has a share of the processors that is the smaller the more
+    of them there are.
     """
 
 def canonical_codes(

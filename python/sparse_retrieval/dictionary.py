@@ -198,7 +198,7 @@ class Dictionary(Pretrained):
         progress : callable, optional
             Called as ``progress(rows_done, rows_in_all)``, counted over all rounds.
         threads : int, optional
-            Default: all processors.
+            Default: all processors, beside other calls a share of them.
 
         Returns
         -------

@@ -156,7 +156,7 @@ class SparseIndex(Changes):
             default: only the mode "sparse" uses them, and they take some 2.4 bytes a nonzero,
             which may be more than the rows themselves.
         threads : int, optional
-            Default: all processors.
+            Default: all processors, beside other calls a share of them.
         progress : callable, optional
             Called every 50 ms or so with the number of rows done: n for packing, and n more for
             each set of scales that cosine needs.
@@ -225,7 +225,7 @@ class SparseIndex(Changes):
             Items of a block, 1 to 65,535. Default 65,472: sums of a block then fill 64 KB, which
             the second-level cache of any CPU holds, and there are few lists to begin.
         threads : int, optional
-            Default: all processors.
+            Default: all processors, beside other calls a share of them.
         progress : callable, optional
             Called every 50 ms or so with the number of items done.
 
@@ -529,7 +529,10 @@ class SparseIndex(Changes):
             bytes an item 3 is where the true best 100 are among the candidates but for 2 in
             1,000 (docs/benchmarks.md).
         threads : int, optional
-            Default: all processors (``RAYON_NUM_THREADS`` where set).
+            Default: all processors (``RAYON_NUM_THREADS`` where set) for a call that is alone;
+            beside other calls of the process a share of them. Where all processors are taken,
+            calls of any number of threads wait for their turn, except behind one that has run
+            for 50 ms. Results do not depend on it.
         progress : callable, optional
             Called every 50 ms or so with the number of finished queries.
 
@@ -744,7 +747,7 @@ class SparseIndex(Changes):
         seed : int, default 0
             Of the clustering; the same index and seed give the same clusters on every CPU.
         threads : int, optional
-            Default: all processors.
+            Default: all processors, beside other calls a share of them.
         progress : callable, optional
             Called every 50 ms or so with the number of rows done: those that learn, once a
             round, then each item twice.
@@ -796,7 +799,7 @@ class SparseIndex(Changes):
         k : int, default 100
             Results a query.
         threads : int, optional
-            Default: all processors.
+            Default: all processors, beside other calls a share of them.
         progress : callable, optional
             Called after each setting that was tried, some dozens, with the number of queries
             answered so far.

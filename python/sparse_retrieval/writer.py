@@ -64,7 +64,7 @@ class IndexWriter:
         get a level of 0, which costs them one of their levels. Default: the shortest of the
         sample. A row beyond these bounds is refused.
     threads : int, optional
-        For packing. Default: all processors.
+        For packing. Default: all processors, beside other calls a share of them.
 
     Raises
     ------

@@ -32,7 +32,7 @@ class ServiceConfig:
         Processes. One is enough for most: the search itself runs on all cores, outside the
         interpreter lock. More of them decode more JSON at once, and outlive one that dies.
     threads : int, optional
-        Threads of one search; by default all cores.
+        Threads of one search; by default all cores, of which searches at a time have a share each.
     searches : int, default 2
         Searches at a time in one process; others wait, and those that wait are joined to one.
     max_concurrent : int, default 256

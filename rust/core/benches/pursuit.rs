@@ -35,7 +35,8 @@ fn noise(length: usize, seed: u64) -> Vec<f32> {
 
 fn encode(bencher: Bencher, precision: Precision, method: Method) {
     let control = Control::new();
-    let pool = threads::pool(Some(1)).expect("one thread");
+    let mut call = threads::call(Some(1)).expect("one thread");
+    let pool = call.pool().expect("one thread");
     let encoder = pool
         .install(|| Encoder::new(&noise(ATOMS * D, 1), D, precision, u64::MAX, &control))
         .expect("a sound dictionary");
@@ -83,7 +84,8 @@ fn update(bencher: Bencher) {
         matrix[i * S + i] = S as f64; // dominates its row: positive definite
     }
     let right: Vec<f64> = noise(S * D, 4).iter().map(|&v| f64::from(v)).collect();
-    let pool = threads::pool(Some(1)).expect("one thread");
+    let mut call = threads::call(Some(1)).expect("one thread");
+    let pool = call.pool().expect("one thread");
     bencher
         .with_inputs(|| (matrix.clone(), right.clone()))
         .bench_values(|(mut matrix, mut right)| {

@@ -1,14 +1,22 @@
-//! Thread pools by size, made on first use and kept. Safe after `fork`: a child process has
-//! none of its parent's threads, so it gets pools of its own (the parent's are leaked there,
-//! since their locks may be held by threads that no longer exist).
+//! Threads for calls: how many each has, which they are, and who goes first.
 //!
-//! Calls that ask for the same number share its pool. A pool for each call that runs was tried:
-//! 8 callers of searches of 6 ms, 2 cores with a load of 14, median of 8 runs each: p99 3.5 times
-//! the median instead of 2.2 with the threads left open, and with one thread each 250 searches a
-//! second instead of 153, but p99 5.1 times the median instead of 1.4. Queueing is fairer.
+//! A call has a pool of threads to itself while it runs; pools are kept for later calls. A call that
+//! leaves the number open has all processors where it is alone, and a share of them where others
+//! wait or run. Where the calls that run have all processors, further ones wait in the order in
+//! which they came: searches of a few milliseconds that are run side by side on too few
+//! processors, or in a pool that they share, interrupt each other, and some take many times as long
+//! as others (8 callers of searches of 1.4 ms, 2 processors: p99 5.8 times the median in a shared
+//! pool of two threads). Nobody waits for a call that has run for [`LONG`]: beside such a one all
+//! run at once, and the system shares out its processors.
+//!
+//! Safe after `fork`: a child process has none of its parent's threads, so it gets pools of its own,
+//! and nobody waits in it (what is its parent's is leaked there, since locks may be held by threads
+//! that no longer exist).
 
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicPtr, Ordering};
-use std::sync::OnceLock;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
@@ -16,10 +24,75 @@ use crate::{Error, Result};
 
 /// The most threads that one call may ask for.
 pub const MAX_THREADS: usize = 1024;
+/// How long a call runs before others no longer wait for it.
+const LONG: Duration = Duration::from_millis(50);
+/// How long the number of processors is taken for known: to ask for it takes some 10
+/// microseconds.
+const KNOWN: Duration = Duration::from_secs(1);
 
 struct Registry {
     process: u32,
-    pools: Vec<OnceLock<std::result::Result<ThreadPool, String>>>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Calls that wait or run.
+    calls: usize,
+    /// First come, first served.
+    waiting: VecDeque<Arc<Place>>,
+    running: Vec<(Instant, Arc<Place>)>,
+    /// Pools that no call has, by their number of threads.
+    idle: BTreeMap<usize, Vec<ThreadPool>>,
+    /// The processors of this process, and when that was looked at.
+    processors: Option<(Instant, usize)>,
+}
+
+/// A call among others.
+#[derive(Debug)]
+struct Place {
+    threads: usize,
+    /// Told when the call may run.
+    admitted: Condvar,
+}
+
+impl State {
+    /// As [`default_threads`].
+    fn default_threads(&mut self, now: Instant) -> usize {
+        let known = self
+            .processors
+            .filter(|(looked, _)| now.duration_since(*looked) < KNOWN);
+        let (_, processors) = *self
+            .processors
+            .insert(known.unwrap_or_else(|| (now, processors())));
+        asked_for_by_environment()
+            .unwrap_or(processors)
+            .min(MAX_THREADS)
+    }
+
+    /// Lets those calls run whose turn it is.
+    fn admit(&mut self, now: Instant) {
+        let processors = self.default_threads(now);
+        while let Some(first) = self.waiting.front() {
+            let not_long = self
+                .running
+                .iter()
+                .filter(|(since, _)| now.duration_since(*since) < LONG);
+            let busy: usize = not_long.map(|(_, place)| place.threads).sum();
+            if busy > 0 && busy.saturating_add(first.threads) > processors {
+                return;
+            }
+            let first = self.waiting.pop_front().expect("there is one");
+            first.admitted.notify_one();
+            self.running.push((now, first));
+        }
+    }
+
+    /// When the next of those that run will have run for long.
+    fn next_change(&self, now: Instant) -> Option<Instant> {
+        let ends = self.running.iter().map(|(since, _)| *since + LONG);
+        ends.filter(|end| *end > now).min()
+    }
 }
 
 static REGISTRY: AtomicPtr<Registry> = AtomicPtr::new(std::ptr::null_mut());
@@ -39,7 +112,7 @@ fn registry() -> &'static Registry {
         }
         let fresh = Box::into_raw(Box::new(Registry {
             process,
-            pools: (0..=MAX_THREADS).map(|_| OnceLock::new()).collect(),
+            state: Mutex::default(),
         }));
         if REGISTRY
             .compare_exchange(current, fresh, Ordering::AcqRel, Ordering::Acquire)
@@ -52,48 +125,168 @@ fn registry() -> &'static Registry {
     }
 }
 
-/// How many threads `None` means: `RAYON_NUM_THREADS` where it is set to a positive number,
-/// else the processors that this process may use.
+impl Registry {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // nothing that is done under the lock can leave half a change
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How many threads a call has that is alone and leaves their number open: `RAYON_NUM_THREADS`
+/// where it is set to a positive number, else the processors that this process may use.
 pub fn default_threads() -> usize {
-    std::env::var("RAYON_NUM_THREADS")
-        .ok()
-        .and_then(|text| text.trim().parse::<usize>().ok())
-        .filter(|&n| n > 0)
-        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+    asked_for_by_environment()
+        .unwrap_or_else(processors)
         .min(MAX_THREADS)
 }
 
-/// The pool of `threads` threads of this process; `None` is [`default_threads`].
+fn asked_for_by_environment() -> Option<usize> {
+    let text = std::env::var("RAYON_NUM_THREADS").ok()?;
+    text.trim().parse::<usize>().ok().filter(|&n| n > 0)
+}
+
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Calls of this process that wait for their turn or run.
+pub fn calls() -> usize {
+    registry().state().calls
+}
+
+/// A call: it waits for its turn, then has a pool to itself until it is dropped.
+#[derive(Debug)]
+pub struct Call {
+    registry: &'static Registry,
+    place: Arc<Place>,
+    pool: Option<ThreadPool>,
+}
+
+impl std::fmt::Debug for Registry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Registry of process {}", self.process)
+    }
+}
+
+/// Begins a call on `threads` threads; where `None`, on its share of [`default_threads`], which is
+/// all of them, or so many as are left when they are halved until all calls could have as many.
 ///
 /// # Errors
-/// [`Error::Argument`] for 0 or more than [`MAX_THREADS`] threads, or where the system refuses
-/// to start that many.
-pub fn pool(threads: Option<usize>) -> Result<&'static ThreadPool> {
-    let threads = threads.unwrap_or_else(default_threads);
-    if threads == 0 || threads > MAX_THREADS {
+/// [`Error::Argument`] for 0 or more than [`MAX_THREADS`] threads.
+pub fn call(threads: Option<usize>) -> Result<Call> {
+    if let Some(threads) = threads.filter(|n| !(1..=MAX_THREADS).contains(n)) {
         return Err(Error::argument(format!(
             "threads is {threads}; expected 1 to {MAX_THREADS}, or None for all processors"
         )));
     }
-    registry().pools[threads]
-        .get_or_init(|| {
-            ThreadPoolBuilder::new()
-                .num_threads(threads)
-                .thread_name(|i| format!("sparse-retrieval-{i}"))
-                .build()
-                .map_err(|error| error.to_string())
-        })
-        .as_ref()
+    let registry = registry();
+    let mut state = registry.state();
+    let now = Instant::now();
+    let all = state.default_threads(now);
+    state.calls += 1;
+    let halvings = state.calls.next_power_of_two().trailing_zeros();
+    let share = all.checked_shr(halvings).unwrap_or(0).max(1);
+    let place = Arc::new(Place {
+        threads: threads.unwrap_or(share),
+        admitted: Condvar::new(),
+    });
+    state.waiting.push_back(Arc::clone(&place));
+    state.admit(now);
+    drop(state);
+    Ok(Call {
+        registry,
+        place,
+        pool: None,
+    })
+}
+
+impl Call {
+    /// Threads of this call.
+    pub fn threads(&self) -> usize {
+        self.place.threads
+    }
+
+    /// Waits for the call's turn, for at most so long. True where it is here.
+    pub fn wait(&self, most: Duration) -> bool {
+        let until = Instant::now() + most;
+        let mut state = self.registry.state();
+        loop {
+            let now = Instant::now();
+            state.admit(now);
+            if state
+                .running
+                .iter()
+                .any(|(_, place)| Arc::ptr_eq(place, &self.place))
+            {
+                return true;
+            }
+            if now >= until {
+                return false;
+            }
+            let wake = state
+                .next_change(now)
+                .map_or(until, |change| change.min(until));
+            let waited = self.place.admitted.wait_timeout(state, wake - now);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// The pool of this call, whose turn it is: waits for that.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] where the system refuses to start that many threads.
+    pub fn pool(&mut self) -> Result<&ThreadPool> {
+        while !self.wait(LONG) {}
+        if self.pool.is_none() {
+            let mut state = self.registry.state();
+            let idle = state.idle.get_mut(&self.place.threads).and_then(Vec::pop);
+            drop(state);
+            self.pool = Some(match idle {
+                Some(pool) => pool,
+                None => new_pool(self.place.threads)?,
+            });
+        }
+        Ok(self.pool.as_ref().expect("set above"))
+    }
+}
+
+fn new_pool(threads: usize) -> Result<ThreadPool> {
+    ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .thread_name(|i| format!("sparse-retrieval-{i}"))
+        .build()
         .map_err(|error| Error::argument(format!("cannot start {threads} threads: {error}")))
 }
 
-/// Runs `work` on threads of its own, as many as [`pool`] would have, which end with it.
+impl Drop for Call {
+    fn drop(&mut self) {
+        let mut state = self.registry.state();
+        let is_other = |place: &Arc<Place>| !Arc::ptr_eq(place, &self.place);
+        state.waiting.retain(is_other);
+        state.running.retain(|(_, place)| is_other(place));
+        state.calls -= 1;
+        let now = Instant::now();
+        // so many pools of a size as may run at once; the threads of others end
+        let kept = (state.default_threads(now) / self.place.threads).max(1);
+        if let Some(pool) = self.pool.take() {
+            let idle = state.idle.entry(self.place.threads).or_default();
+            if idle.len() < kept {
+                idle.push(pool);
+            } else {
+                self.pool = Some(pool);
+            }
+        }
+        state.admit(now);
+    }
+}
+
+/// Runs `work` on threads of its own, as many as asked for or [`default_threads`], which end with it.
 ///
 /// For work under a lock: a thread of a pool that waits for its share of the work may be given
-/// another call's, and if that wants the lock it waits for itself.
+/// another part of it, and if that wants the lock it waits for itself.
 ///
 /// # Errors
-/// As [`pool`].
+/// As [`Call::pool`].
 pub fn apart<T: Send>(threads: Option<usize>, work: impl FnOnce() -> T + Send) -> Result<T> {
     let n = threads.unwrap_or_else(default_threads);
     let run = || {
@@ -109,26 +302,5 @@ pub fn apart<T: Send>(threads: Option<usize>, work: impl FnOnce() -> T + Send) -
             done.map_err(|error| Error::argument(format!("cannot start {n} threads: {error}")))
         }
         Err(panic) => std::panic::resume_unwind(panic),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_pool_has_the_threads_asked_for_and_is_kept() {
-        let two = pool(Some(2)).unwrap();
-        assert_eq!(two.current_num_threads(), 2);
-        assert!(std::ptr::eq(two, pool(Some(2)).unwrap()));
-        assert_eq!(pool(None).unwrap().current_num_threads(), default_threads());
-    }
-
-    #[test]
-    fn zero_and_too_many_threads_are_refused_with_the_number() {
-        for wrong in [0, MAX_THREADS + 1] {
-            let message = pool(Some(wrong)).unwrap_err().to_string();
-            assert!(message.contains(&wrong.to_string()), "{message}");
-        }
     }
 }

@@ -390,7 +390,8 @@ proptest! {
             }
             prop_assert_eq!(&singly, &batch);
             for threads in [1, 3] {
-                let pool = sparse_retrieval::threads::pool(Some(threads)).unwrap();
+                let mut call = sparse_retrieval::threads::call(Some(threads)).unwrap();
+                let pool = call.pool().unwrap();
                 let again = pool.install(|| encoder.encode(&case.items, options, &control));
                 prop_assert_eq!(&again.unwrap(), &batch);
             }

@@ -16,7 +16,8 @@ use crate::error::to_python;
 /// How often signals and progress are looked at.
 const POLL: Duration = Duration::from_millis(50);
 
-/// Runs `work` on the pool of `threads` threads and returns its result.
+/// Runs `work` on `threads` threads, when its turn has come, and returns its result. `None` is
+/// all processors, or, while other calls wait or run, a share of them.
 ///
 /// `progress`, where given, is called with the number of items done so far; an exception that
 /// it raises cancels the work and is raised.
@@ -26,9 +27,13 @@ pub fn gate<T: Send>(
     progress: Option<Py<PyAny>>,
     work: impl FnOnce(&Control) -> Result<T> + Send,
 ) -> PyResult<T> {
-    let pool = threads::pool(threads).map_err(to_python)?;
+    let mut call = threads::call(threads).map_err(to_python)?;
     py.detach(|| {
         let control = Control::new();
+        while !call.wait(POLL) {
+            Python::attach(|py| tell(py, &progress, &control))?;
+        }
+        let pool = call.pool().map_err(to_python)?;
         let (sender, receiver) = channel();
         let mut raised = None;
         let result = pool.in_place_scope(|scope| {

@@ -42,6 +42,12 @@ fn build_info(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     Ok(info)
 }
 
+/// Calls of this process that wait for their turn or run.
+#[pyfunction]
+fn calls_in_flight() -> usize {
+    sparse_retrieval::threads::calls()
+}
+
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
@@ -50,6 +56,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
         module.py().get_type::<error::IndexFormatError>(),
     )?;
     module.add_function(wrap_pyfunction!(build_info, module)?)?;
+    module.add_function(wrap_pyfunction!(calls_in_flight, module)?)?;
     module.add_function(wrap_pyfunction!(codes::canonical_codes, module)?)?;
     module.add_class::<index::Index>()?;
     module.add_function(wrap_pyfunction!(index::merge, module)?)?;

@@ -132,7 +132,8 @@ fn compare(
     for kernels in Kernels::available() {
         let all = source(codes.view(), kernels, metric);
         for n_threads in [1, 2, 3, 8] {
-            let pool = threads::pool(Some(n_threads)).unwrap();
+            let mut call = threads::call(Some(n_threads)).unwrap();
+            let pool = call.pool().unwrap();
             let found = pool.install(|| walk(&postings, &data, &all, k, selection, &control));
             prop_assert_eq!(&bits(&found.unwrap()), &expected);
         }
@@ -141,7 +142,8 @@ fn compare(
         for (query, expected) in queries.iter().zip(&expected) {
             let one_code = codes_of(std::slice::from_ref(query), corpus.dim);
             let one = source(one_code.view(), Kernels::best(), metric);
-            let pool = threads::pool(Some(3)).unwrap();
+            let mut call = threads::call(Some(3)).unwrap();
+            let pool = call.pool().unwrap();
             let found = pool.install(|| walk(&postings, &data, &one, k, selection, &control));
             prop_assert_eq!(&bits(&found.unwrap())[0], expected);
         }
