@@ -46,10 +46,10 @@ def scale() -> str:
         f"load {machine['load_average']}, {machine['date']}. Remade by `{results['command']}` and "
         "`make docs`."
     )
-    return "\n".join([*lines, "", note, "", _limited(results["limited"])])
+    return "\n".join([*lines, "", note, "", _limited(results["limited"], results["batch"])])
 
 
-def _limited(limited: dict[str, Any]) -> str:
+def _limited(limited: dict[str, Any], batch: int) -> str:
     """The largest file under a limit of memory, in a sentence."""
     if "missing" in limited:
         return f"Under a limit of memory nothing was measured: {limited['missing']}."
@@ -57,10 +57,13 @@ def _limited(limited: dict[str, Any]) -> str:
         f"The file of {limited['rows']:,} items by a process whose memory, page cache included, "
         f"was limited to {limited['limit_mb']:,.0f} MB (it came to {limited['most_mb']:,.0f}), so "
         f"that every search reads the disk: {limited['one_ms']:,.0f} ms a query on one thread, "
-        f"{limited['one_all_threads_ms']:,.0f} on all; {limited['anonymous_mb']:.0f} MB of its "
-        "memory were not the file's. Batches are not for files that memory cannot hold: their "
-        "candidates are scored after the pass, and each that is gone from memory by then makes "
-        "the kernel read ahead."
+        f"{limited['one_all_threads_ms']:,.0f} on all; in a batch of {batch}, which reads it "
+        f"twice, {limited['batch_ms']:,.1f} and {limited['batch_all_threads_ms']:,.1f}. "
+        f"{limited['anonymous_mb']:.0f} MB of its memory were not the file's, and "
+        f"{limited['anonymous_growth_mb']:.0f} more after the batches. "
+        f"{limited['machine']['cpu']}, load {limited['machine']['load_average']}, "
+        f"{limited['machine']['date']}; remade by "
+        "`python benches/bench_scale.py --data PATH --limited-alone`."
     )
 
 
@@ -78,6 +81,7 @@ def scale_picture() -> dict[str, list[tuple[int, float]]]:
     if "missing" not in limited:
         beyond = f"limited to {limited['limit_mb']:,.0f} MB"
         lines[f"one query, {beyond}"] = [(limited["rows"], limited["one_ms"])]
+        lines[f"{results['batch']} a call, {beyond}"] = [(limited["rows"], limited["batch_ms"])]
     return lines
 
 

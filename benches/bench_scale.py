@@ -1,6 +1,7 @@
 """Cost of exact search as the number of items grows, files mapped.
 
     python benches/bench_scale.py --data PATH [--rows 100000 1000000 10000000] [--folder DIR]
+        [--limited-alone]
 
 PATH is a folder with ``catalogue_minilm_f16.npy``. 200,000 mixtures of real embeddings
 (``_corpora``) are encoded once; larger corpora hold them again and again, each copy of a row
@@ -11,7 +12,8 @@ that process holds beside the mapped file. The exponent is the slope of log time
 between the ends.
 
 The largest file is then asked again by a process whose memory, page cache included, is limited to
-less than the file (`_limit`; root may do that, on Linux): every search reads the file from disk.
+less than the file (`_limit`; root may do that, on Linux): every search reads the file from disk, a
+batch twice. ``--limited-alone`` measures this part alone and keeps the others of the result file.
 """
 
 from __future__ import annotations
@@ -66,21 +68,18 @@ def write(path: Path, n: int, codes: sr.SparseCodes, dictionary: sr.Dictionary) 
             )
 
 
-def median_ms(
-    index: sr.SparseIndex, queries: np.ndarray, threads: int | None, rounds: int
-) -> float:
+def median_ms(index: sr.SparseIndex, queries: np.ndarray, threads: int | None) -> float:
     """Median of some searches, in ms a query."""
     times = []
-    for _ in range(rounds):
+    for _ in range(ROUNDS):
         begun = time.perf_counter()
         index.search(queries, DEPTH, threads=threads)
         times.append(time.perf_counter() - begun)
     return round(1e3 * statistics.median(times) / len(queries), 4)
 
 
-def ask(path: Path, asked: Path, *, limited: bool) -> dict[str, Any]:
-    """One mapped file, asked by this process; where memory is limited, once for each kind."""
-    rounds = 1 if limited else ROUNDS
+def ask(path: Path, asked: Path) -> dict[str, Any]:
+    """One mapped file, asked by this process."""
     queries = np.load(asked)
     index = sr.SparseIndex.open(path)
     index.search(queries[:1], DEPTH)  # touches every page, and makes the atoms wide
@@ -92,18 +91,15 @@ def ask(path: Path, asked: Path, *, limited: bool) -> dict[str, Any]:
         "batch_all_threads_ms": (queries[:BATCH], None),
     }
     return {
-        **{
-            name: median_ms(index, some, threads, rounds) for name, (some, threads) in kinds.items()
-        },
+        **{name: median_ms(index, some, threads) for name, (some, threads) in kinds.items()},
         "anonymous_mb": round(before, 1),
         "anonymous_growth_mb": round(anonymous_mb() - before, 1),
     }
 
 
-def command_to_ask(path: Path, asked: Path, *, limited: bool) -> list[str]:
+def command_to_ask(path: Path, asked: Path) -> list[str]:
     """The same by another process, which prints it."""
-    command = [sys.executable, __file__, "--data=.", "--ask", str(path), str(asked)]
-    return [*command, "--limited"] if limited else command
+    return [sys.executable, __file__, "--data=.", "--ask", str(path), str(asked)]
 
 
 def ask_limited(path: Path, asked: Path) -> dict[str, Any]:
@@ -111,14 +107,13 @@ def ask_limited(path: Path, asked: Path) -> dict[str, Any]:
     limit = PROCESS_BYTES + int(SHARE_CACHED * path.stat().st_size)
     _limit.forget(path)
     try:
-        printed, most = _limit.run(
-            command_to_ask(path, asked, limited=True), limit, dict(os.environ)
-        )
+        printed, most = _limit.run(command_to_ask(path, asked), limit, dict(os.environ))
     except _limit.NoLimitError as error:
         return {"missing": str(error)}
     return json.loads(printed) | {
         "limit_mb": round(limit / 1e6, 1),
         "most_mb": round(most / 1e6, 1),
+        "machine": _machine.describe(),
     }
 
 
@@ -151,16 +146,14 @@ def written(data: Path, sizes: list[int], folder: Path) -> dict[int, float]:
     return {int(n): seconds for n, seconds in taken.items()}
 
 
-def measure(
-    data: Path, sizes: list[int], folder: Path
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Every size, and the last of them under a limit of memory."""
+def measure(data: Path, sizes: list[int], folder: Path) -> list[dict[str, Any]]:
+    """Every size, as much memory as there is."""
     taken = written(data, sizes, folder)
     asked = folder / "queries.npy"
     rows: list[dict[str, Any]] = []
     for n in sizes:
         path = folder / f"{n}.sridx"
-        command = command_to_ask(path, asked, limited=False)
+        command = command_to_ask(path, asked)
         printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
         rows.append(
             {
@@ -171,9 +164,35 @@ def measure(
             }
         )
         print(rows[-1], flush=True)
-    limited = {"rows": sizes[-1], **ask_limited(folder / f"{sizes[-1]}.sridx", asked)}
+    return rows
+
+
+def measure_limited(data: Path, sizes: list[int], folder: Path) -> dict[str, Any]:
+    """The largest size under a limit of memory."""
+    written(data, sizes, folder)
+    largest = folder / f"{sizes[-1]}.sridx"
+    limited = {"rows": sizes[-1], **ask_limited(largest, folder / "queries.npy")}
     print(limited, flush=True)
-    return rows, limited
+    return limited
+
+
+def described(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the result file holds of every size, with how the times grow."""
+    ends = rows[0], rows[-1]
+    steps = math.log(ends[1]["rows"] / ends[0]["rows"])
+    return {
+        "benchmark": "bench_scale",
+        "command": "python benches/bench_scale.py --data PATH",
+        "machine": _machine.describe(),
+        "k": K,
+        "depth": DEPTH,
+        "batch": BATCH,
+        "rows": rows,
+        "exponents": {
+            name: round(math.log(ends[1][name] / ends[0][name]) / steps, 3)
+            for name in ("one_ms", "batch_ms")
+        },
+    }
 
 
 def main() -> int:
@@ -185,33 +204,23 @@ def main() -> int:
     parser.add_argument(
         "--out", type=Path, default=Path(__file__).parent / "results" / "scale.json"
     )
+    parser.add_argument(
+        "--limited-alone", action="store_true", help="the part under a limit of memory alone"
+    )
     parser.add_argument("--ask", type=Path, nargs=2, help=argparse.SUPPRESS)
-    parser.add_argument("--limited", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.ask:
-        print(json.dumps(ask(*options.ask, limited=options.limited)))
+        print(json.dumps(ask(*options.ask)))
         return 0
     if options.folder:
         options.folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        rows, limited = measure(options.data, options.rows, folder)
-    ends = rows[0], rows[-1]
-    steps = math.log(ends[1]["rows"] / ends[0]["rows"])
-    results = {
-        "benchmark": "bench_scale",
-        "command": "python benches/bench_scale.py --data PATH",
-        "machine": _machine.describe(),
-        "k": K,
-        "depth": DEPTH,
-        "batch": BATCH,
-        "rows": rows,
-        "limited": limited,
-        "exponents": {
-            name: round(math.log(ends[1][name] / ends[0][name]) / steps, 3)
-            for name in ("one_ms", "batch_ms")
-        },
-    }
+        if options.limited_alone:
+            results = json.loads(options.out.read_text(encoding="utf-8"))
+        else:
+            results = described(measure(options.data, options.rows, folder))
+        results["limited"] = measure_limited(options.data, options.rows, folder)
     options.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     return 0
 
