@@ -4,9 +4,9 @@
 
 PATH is a folder with ``catalogue_minilm_f16.npy``: 1,000 rows are held out as queries, the rest
 is the corpus ``catalogue``; ``jittered-100k``, ``jittered`` and ``jittered-10m`` are 100,000, a
-million and ten million rows made of them (``_corpora.py``). FOLDER keeps corpora and indexes between
-runs (13 GB with the largest), so that a run that was cut short goes on. Recall is the
-share of the true 100 nearest (of the float16 embeddings) among the 100 returned; ``kept`` is
+million and ten million rows made of them (``_corpora.py``). FOLDER keeps corpora and indexes
+between runs (13 GB with the largest), so that a run that was cut short goes on. Recall is the share
+of the true 100 nearest (of the float16 embeddings) among the 100 returned; ``kept`` is
 the share of what our exact search returns. Every setting is timed in every round, one after the
 other: queries alone by the clock, their median, and a batch by the processor's time, which is
 the same on an idle machine and does not count what others take of a busy one. Medians over the
