@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 
 use bytemuck::{AnyBitPattern, NoUninit};
-use memmap2::Mmap;
+use memmap2::{Mmap, MmapMut};
 
 use super::ALIGNMENT;
 use crate::{Error, Result};
@@ -16,9 +16,14 @@ use crate::{Error, Result};
 #[repr(C, align(64))]
 struct Line([u8; ALIGNMENT as usize]);
 
+/// From here on bytes lie in large pages, of 2 MB mostly: a share of them is then lost at most.
+const LARGE_BYTES: usize = 16 << 20;
+
 #[derive(Debug)]
 enum Storage {
     Aligned(Vec<Line>),
+    /// Memory of its own in large pages, where the system has them.
+    Large(MmapMut),
     Plain(Vec<u8>),
     Mapped(Mapping),
 }
@@ -79,6 +84,7 @@ impl Storage {
     fn as_slice(&self) -> &[u8] {
         match self {
             Self::Aligned(lines) => bytemuck::cast_slice(lines),
+            Self::Large(map) => map,
             Self::Plain(bytes) => bytes,
             Self::Mapped(mapping) => &mapping.map,
         }
@@ -98,16 +104,27 @@ impl Bytes {
     /// # Errors
     /// [`Error::OutOfMemory`], or what `fill` fails with.
     pub fn filled(length: usize, fill: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<Self> {
-        let mut lines: Vec<Line> = bytemuck::allocation::try_zeroed_vec(
-            length.div_ceil(ALIGNMENT as usize),
-        )
-        .map_err(|()| Error::OutOfMemory {
+        let out_of_memory = || Error::OutOfMemory {
             what: "a section",
             bytes: length,
-        })?;
-        fill(&mut bytemuck::cast_slice_mut(&mut lines)[..length])?;
+        };
+        let storage = if length >= LARGE_BYTES {
+            let mut map = MmapMut::map_anon(length).map_err(|_| out_of_memory())?;
+            // what is looked up here and there finds its page sooner; where the advice is not
+            // taken, later
+            #[cfg(target_os = "linux")]
+            let _ = map.advise(memmap2::Advice::HugePage);
+            fill(&mut map)?;
+            Storage::Large(map)
+        } else {
+            let n_lines = length.div_ceil(ALIGNMENT as usize);
+            let mut lines: Vec<Line> =
+                bytemuck::allocation::try_zeroed_vec(n_lines).map_err(|()| out_of_memory())?;
+            fill(&mut bytemuck::cast_slice_mut(&mut lines)[..length])?;
+            Storage::Aligned(lines)
+        };
         Ok(Self {
-            storage: Arc::new(Storage::Aligned(lines)),
+            storage: Arc::new(storage),
             range: 0..length,
         })
     }
@@ -224,6 +241,23 @@ impl Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn large_bytes_are_zeros_until_they_are_filled_and_aligned() {
+        let bytes = Bytes::filled(LARGE_BYTES + 5, |bytes| {
+            assert!(bytes.len() == LARGE_BYTES + 5 && bytes.iter().all(|&byte| byte == 0));
+            bytes[LARGE_BYTES + 4] = 7;
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(bytes.as_slice().as_ptr().align_offset(64), 0);
+        assert_eq!(bytes.as_slice()[LARGE_BYTES + 4], 7);
+        assert!(!bytes.is_mapped());
+        bytes.release(0..LARGE_BYTES); // is for files alone
+        assert_eq!(bytes.as_slice()[LARGE_BYTES + 4], 7);
+        let failed = Bytes::filled(LARGE_BYTES, |_| Err(Error::Interrupted));
+        assert!(matches!(failed, Err(Error::Interrupted)));
+    }
 
     #[test]
     fn slices_share_their_storage_and_owned_bytes_are_aligned() {
