@@ -53,7 +53,8 @@ def _provenance(results: dict[str, Any]) -> str:
     return (
         f"Ours: {results['rounds']} rounds of learning; intervals of {results['confidence']:.0%} "
         "over queries and seeds. "
-        f"{machine['cpu']}, {machine['cores']} cores, load {min(loads):g} to {max(loads):g}, "
+        f"{' and '.join(results.get('cpus', [machine['cpu']]))}, {machine['cores']} cores, load "
+        f"{min(loads):g} to {max(loads):g}, "
         f"{' to '.join(dict.fromkeys((dates[0], dates[-1])))}; "
         f"Python {machine['python']}, {versions}. Remade by "
         f"`{results['command']}` and `make docs`."

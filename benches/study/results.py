@@ -40,10 +40,14 @@ def assembled(plan: Plan, command: str, before: dict[str, Any] | None = None) ->
         for row in of["rows"]:
             row.setdefault("date", before["machine"]["date"] if before else None)
     made = {name: of_set(plan, name, kept.get(name)) for name in plan.names if _begun(plan, name)}
+    machine = _machine.describe(("turbovec", "usearch", "scann", "sentence-transformers"))
+    earlier = [] if before is None else before.get("cpus", [before["machine"]["cpu"]])
     return {
         "benchmark": "study",
         "command": command,
-        "machine": _machine.describe(("turbovec", "usearch", "scann", "sentence-transformers")),
+        "machine": machine,
+        # of this run and of those whose rows are still here
+        "cpus": list(dict.fromkeys([*earlier, machine["cpu"]])),
         "seeds": list(plan.seeds),
         "rounds": ours.ROUNDS,
         "confidence": measures.CONFIDENCE,
