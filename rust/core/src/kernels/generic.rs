@@ -231,19 +231,7 @@ pub fn project_some(atoms: &[f32], d: usize, latents: &[u32], query: &[f64], out
 }
 
 /// [`Kernels::project_some_wide`](super::Kernels::project_some_wide) in plain Rust.
-pub fn project_some_wide(
-    atoms: &[f64],
-    d: usize,
-    first: u32,
-    latents: &[u32],
-    query: &[f64],
-    out: &mut [f64],
-) {
-    project_from(atoms, d, first, latents, query, out);
-}
-
-/// One query onto the atoms of some latents, where the first atom is that of latent `first`.
-fn project_from<A: Copy + Into<f64>>(
+pub fn project_from<A: Copy + Into<f64>>(
     atoms: &[A],
     d: usize,
     first: u32,

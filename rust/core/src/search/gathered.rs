@@ -10,6 +10,7 @@
 use half::f16;
 use rayon::prelude::*;
 
+use super::scan::ROWS_AHEAD;
 use super::{Scales, ScanRows};
 use crate::codes::{RowCoding, RowSpan, RowsView};
 use crate::control::Control;
@@ -18,8 +19,6 @@ use crate::Result;
 /// Rows that are passed over for one query before the next one: a few megabytes, so that queries
 /// read the file side by side and not one after the other.
 const ROWS_A_STEP: usize = 1 << 16;
-/// Rows asked for ahead of the one that is copied.
-const ROWS_AHEAD: usize = 8;
 
 /// Copies of rows, for some queries.
 #[derive(Debug)]

@@ -103,8 +103,8 @@ pub struct ScanRows<'a> {
     pub scales: Scales<'a>,
 }
 
-/// Rows asked for ahead of the one that is scored, where they may stand anywhere.
-const ROWS_AHEAD: usize = 8;
+/// Rows asked for ahead of the one that is scored or copied, where they may stand anywhere.
+pub(super) const ROWS_AHEAD: usize = 8;
 
 impl ScanRows<'_> {
     /// The score of one row, by the weights of a table.

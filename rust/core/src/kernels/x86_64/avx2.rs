@@ -253,12 +253,10 @@ pub unsafe fn project(atoms: &[f32], queries: &[f64], d: usize, out: &mut [&mut 
     }
 }
 
-/// [`Kernels::project_some`](crate::kernels::Kernels::project_some). Four atoms at a time, whose
-/// sums do not wait for each other.
+/// [`Kernels::project_some`](crate::kernels::Kernels::project_some).
 ///
 /// # Safety
-/// The CPU has AVX2, `query` has `d` numbers, `out` one a latent, and every latent has
-/// an atom.
+/// As [`project_from`].
 #[target_feature(enable = "avx2")]
 pub unsafe fn project_some(
     atoms: &[f32],
@@ -267,25 +265,18 @@ pub unsafe fn project_some(
     query: &[f64],
     out: &mut [f64],
 ) {
-    for (latents, out) in latents.chunks(4).zip(out.chunks_mut(4)) {
-        // fewer than four: the last one stands in for those that are missing
-        let four = std::array::from_fn(|i| {
-            let latent = latents[i.min(latents.len() - 1)] as usize;
-            &atoms[latent * d..(latent + 1) * d]
-        });
-        // SAFETY: four slices of `d` numbers, as the query has.
-        let sums = unsafe { project_four(four, query) };
-        out.copy_from_slice(&sums[..out.len()]);
-    }
+    // SAFETY: the caller's promise.
+    unsafe { project_from(atoms, d, 0, latents, query, out) };
 }
 
-/// [`Kernels::project_some_wide`](crate::kernels::Kernels::project_some_wide), four atoms at a time.
+/// [`Kernels::project_some_wide`](crate::kernels::Kernels::project_some_wide). Four atoms at a time,
+/// whose sums do not wait for each other.
 ///
 /// # Safety
 /// The CPU has AVX2, `query` has `d` numbers, `out` one a latent, and every latent has an atom.
 #[target_feature(enable = "avx2")]
-pub unsafe fn project_some_wide(
-    atoms: &[f64],
+pub unsafe fn project_from<A: Fours>(
+    atoms: &[A],
     d: usize,
     first: u32,
     latents: &[u32],
@@ -293,6 +284,7 @@ pub unsafe fn project_some_wide(
     out: &mut [f64],
 ) {
     for (latents, out) in latents.chunks(4).zip(out.chunks_mut(4)) {
+        // fewer than four: the last one stands in for those that are missing
         let four = std::array::from_fn(|i| {
             let place = (latents[i.min(latents.len() - 1)] - first) as usize;
             &atoms[place * d..(place + 1) * d]

@@ -463,12 +463,10 @@ unsafe fn project_one<A: Eights>(atoms: &[A], query: &[f64], out: &mut [f64]) {
     }
 }
 
-/// [`Kernels::project_some`](crate::kernels::Kernels::project_some). Four atoms at a time, whose
-/// sums do not wait for each other.
+/// [`Kernels::project_some`](crate::kernels::Kernels::project_some).
 ///
 /// # Safety
-/// The CPU has AVX-512 F, VL, BW and DQ, and F16C; `query` has `d` numbers, `out` one a latent, and
-/// every latent has an atom.
+/// As [`project_from`].
 #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,f16c")]
 pub unsafe fn project_some(
     atoms: &[f32],
@@ -477,16 +475,8 @@ pub unsafe fn project_some(
     query: &[f64],
     out: &mut [f64],
 ) {
-    for (latents, out) in latents.chunks(4).zip(out.chunks_mut(4)) {
-        // fewer than four: the last one stands in for those that are missing
-        let four: [&[_]; 4] = std::array::from_fn(|i| {
-            let latent = latents[i.min(latents.len() - 1)] as usize;
-            &atoms[latent * d..(latent + 1) * d]
-        });
-        // SAFETY: four slices of `d` numbers, as the query has.
-        let sums = unsafe { project_each(four, query) };
-        out.copy_from_slice(&sums[..out.len()]);
-    }
+    // SAFETY: the caller's promise.
+    unsafe { project_from(atoms, d, 0, latents, query, out) };
 }
 
 /// [`Kernels::project_some_wide`](crate::kernels::Kernels::project_some_wide). Up to eight atoms at a
@@ -496,8 +486,8 @@ pub unsafe fn project_some(
 /// The CPU has AVX-512 F, VL, BW and DQ, and F16C; `query` has `d` numbers, `out` one a latent, and
 /// every latent has an atom.
 #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,f16c")]
-pub unsafe fn project_some_wide(
-    atoms: &[f64],
+pub unsafe fn project_from<A: Eights>(
+    atoms: &[A],
     d: usize,
     first: u32,
     latents: &[u32],
@@ -509,7 +499,7 @@ pub unsafe fn project_some_wide(
             ($($n:literal)*) => {
                 match latents.len() {
                     $($n => {
-                        let some: [&[f64]; $n] = std::array::from_fn(|i| {
+                        let some: [&[A]; $n] = std::array::from_fn(|i| {
                             let place = (latents[i] - first) as usize;
                             &atoms[place * d..(place + 1) * d]
                         });
