@@ -162,7 +162,8 @@ def ranked_rows(
         number = int.from_bytes(row.tobytes(), "little")
         pairs = []
         for rank, b in enumerate(bits):
-            latent = number & (2**latent_bits - 1)
+            # rows without bits of latent have all latents, in their order
+            latent = number & (2**latent_bits - 1) if latent_bits else rank
             number >>= latent_bits
             sign = -1 if number & 1 else 1
             number >>= 1

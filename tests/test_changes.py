@@ -54,6 +54,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"value_bits": 8, "metric": "cosine"},
     {"value_bits": 4},
     {"value_bits": 3.5, "metric": "cosine"},
+    {"value_bits": 2.5, "metric": "cosine", "complete": True},
     {"value_bits": 4, "metric": "cosine", "dictionary": sr.Dictionary(ATOMS)}
     | {"modes": EVERY, "unit_items": True},
     {"value_bits": 8, "metric": "cosine", "dictionary": sr.Dictionary(ATOMS)} | {"modes": EVERY},

@@ -55,6 +55,8 @@ def test_batches_make_the_file_that_the_whole_makes(tmp_path, data):
         "metric": data.draw(st.sampled_from(["inner_product", "cosine"])),
         "metadata": data.draw(st.sampled_from([None, {"a": 1}])),
     }
+    if dim <= 40 and bits < 8:
+        options["complete"] = data.draw(st.booleans(), label="complete")
     if dim == 40 and data.draw(st.booleans(), label="dictionary"):
         options["dictionary"] = sr.Dictionary(np.eye(40))
         options["modes"] = ("sparse", "dense", "reconstructed")

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 import sparse_retrieval as sr
-from sparse_retrieval.compress import default_atoms, tried
+from sparse_retrieval import complete
+from sparse_retrieval.compress import default_atoms, encode, tried
 from study.systems import DECODED, DEPTH, Ids, Rows, Setting, System, mean_cosine
 
 #: bytes an item, row and scale, at most; the dictionary comes on top
@@ -39,16 +40,27 @@ def built(items: Rows, cache: Path, *, budget: float, seed: int, oversample: flo
     learnt, learn_s = dictionary(items, cache, n_atoms, seed)
     begun = time.process_time()
     chosen = tried(learnt, items, bytes_per_item=budget, metric="cosine", threads=None)
-    codes = learnt.encode(items, k=chosen.k)
+    axes = complete.plan(items, bytes_per_item=budget, normalise=True, threads=None)
+    if axes is not None and complete.pays(axes, chosen):
+        learnt, chosen = axes
+    codes = encode(learnt, items, chosen, normalise=True, threads=None, progress=False)
     index = sr.SparseIndex.from_codes(
         codes,
         dictionary=learnt,
         metric="cosine",
         value_bits=chosen.value_bits,
+        complete=chosen.is_complete,
         unit_items=True,
         modes=("dense",),
     )
     encode_s = time.process_time() - begun
+    if chosen.is_complete:  # the mean is no part of what is quantised
+        decoded = mean_cosine(
+            items[:DECODED], learnt.decode(index.get(np.arange(min(DECODED, len(items)))))
+        )
+    else:
+        decoded = mean_cosine(items[:DECODED], learnt.decode(codes[:DECODED]))
+        decoded *= float(index.stats()["quantisation_cosine"])
     sections = sum(section["bytes"] for section in index.stats()["sections"])
     vectors = items.astype(np.float16) if oversample else None
 
@@ -66,9 +78,9 @@ def built(items: Rows, cache: Path, *, budget: float, seed: int, oversample: flo
         search=search,
         learn_s=learn_s,
         encode_s=encode_s,
-        cosine=mean_cosine(items[:DECODED], learnt.decode(codes[:DECODED]))
-        * float(index.stats()["quantisation_cosine"]),
-        note=f"{n_atoms} atoms, k = {chosen.k}, {chosen.value_bits:g} bits a value"
+        cosine=decoded,
+        note=(f"{chosen.k} axes" if chosen.is_complete else f"{n_atoms} atoms, k = {chosen.k}")
+        + f", {index.value_bits:.3g} bits a value"
         + (f"; {kept:g} bytes may lie on disk" if vectors is not None else ""),
     )
 

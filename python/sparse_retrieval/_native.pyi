@@ -111,6 +111,7 @@ class Index:
         ids: npt.NDArray[np.int64] | list[str] | None,
         metric: str,
         value_bits: float,
+        complete: bool,
         modes: list[str],
         unit_items: bool,
         reconstruction_cosine: float | None,
@@ -266,6 +267,9 @@ class Index:
     def value_bits(self) -> float:
         """Bits of a value, sign included; the mean over the ranks where they differ."""
     @property
+    def is_complete(self) -> bool:
+        """Whether every item has every latent, so that rows do not say which."""
+    @property
     def magnitude_bits(self) -> list[int] | None:
         """Bits of magnitude of each rank, or None where values are not rank-coded."""
     @property
@@ -321,6 +325,7 @@ class IndexWriter:
         mean: npt.NDArray[np.float32] | None,
         metric: str,
         value_bits: float,
+        complete: bool,
         modes: list[str],
         unit_items: bool,
         reconstruction_cosine: float | None,

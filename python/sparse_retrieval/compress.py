@@ -1,13 +1,13 @@
 """From embeddings to an index in one call: learn a dictionary, encode, build.
 
 Holds the choices that `SparseIndex.from_embeddings` makes for its users; each of its steps is
-public on its own. numpy alone.
+public on its own. Codes that have every latent are chosen in `complete`. numpy alone.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,11 +55,23 @@ MEASURED_ROWS = 10_000
 
 @dataclass(frozen=True)
 class Plan:
-    """What was chosen: atoms s, nonzeros an item k, and bits a value."""
+    """What was chosen: atoms s, nonzeros an item k, and bits a value.
+
+    Attributes
+    ----------
+    n_atoms, k : int
+    value_bits : float
+    lost : float
+        1 - cosine that a sample of the rows loses; NaN where nothing was tried.
+    is_complete : bool
+        Items have every latent (k = s), see `complete`.
+    """
 
     n_atoms: int
     k: int
     value_bits: float
+    lost: float = math.nan
+    is_complete: bool = False
 
 
 def default_atoms(n: int, width: int = WIDE) -> int:
@@ -190,7 +202,7 @@ def tried(
         rounded = index.stats()["quantisation_cosine"]
         lost = 1.0 - (decoded or 0.0) * (rounded or 0.0)
         if lost < least:
-            best, least = chosen, lost
+            best, least = replace(chosen, lost=lost), lost
     return best
 
 
@@ -221,15 +233,19 @@ def learn(
 def encode(
     dictionary: Dictionary,
     x: Any,
-    k: int,
+    chosen: Plan,
     *,
     normalise: bool,
     threads: int | None,
     progress: bool | None,
 ) -> SparseCodes:
     """Codes of all rows."""
+    # the atoms of complete codes stand at right angles: inner products are their values
+    method = "topk" if chosen.is_complete else "pursuit"
     with bar("encoding", progress) as advance:
-        return dictionary.encode(x, k=k, normalise=normalise, threads=threads, progress=advance)
+        return dictionary.encode(
+            x, chosen.k, method, normalise=normalise, threads=threads, progress=advance
+        )
 
 
 def mean_cosine(dictionary: Dictionary, x: Any, codes: SparseCodes) -> float | None:

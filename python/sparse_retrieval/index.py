@@ -99,6 +99,7 @@ class SparseIndex(Changes):
         ids: Any = None,
         metric: Metric = "inner_product",
         value_bits: float = 32,
+        complete: bool = False,
         modes: Sequence[Mode] | None = None,
         unit_items: bool = False,
         reconstruction_cosine: float | None = None,
@@ -136,6 +137,11 @@ class SparseIndex(Changes):
             decodes to. 4 loses next to nothing against 32. A fraction, as 3.5, is a mean: ranks
             get the bits where they help most. Scales then take 2 bytes instead of 4, and
             latents as few bits as hold dim, which may be 65,536 at most.
+        complete : bool, default False
+            Every item has every latent, so that rows need not say which: values stand in the
+            order of the latents, with a codebook for each, and value_bits are 1 to 12, a mean.
+            For codes over atoms at right angles, see :meth:`from_embeddings`. A value that a row
+            lacks counts as 0 and is stored as the level nearest to it.
         modes : sequence of {"sparse", "reconstructed", "dense"}, optional
             What the index shall serve. Default: ("sparse",) without a dictionary,
             ("dense", "reconstructed") with one (they share their scales).
@@ -193,6 +199,7 @@ class SparseIndex(Changes):
             ids=None if ids is None else as_ids(ids),
             metric=_as_name(metric, "metric"),
             value_bits=_as_bits(value_bits),
+            complete=bool(complete),
             modes=[] if modes is None else _as_modes(modes),
             unit_items=bool(unit_items),
             reconstruction_cosine=reconstruction_cosine,
@@ -265,6 +272,7 @@ class SparseIndex(Changes):
         n_atoms: int | None = None,
         dictionary: Dictionary | None = None,
         value_bits: float | None = None,
+        complete: bool | None = None,
         metric: Metric = "cosine",
         modes: Sequence[Mode] | None = None,
         ids: Any = None,
@@ -304,6 +312,12 @@ class SparseIndex(Changes):
             As in :meth:`from_codes`. Default: 4; with ``bytes_per_item`` what decodes a sample of
             the rows best within these bytes, of 3.25 to 7, with nonzeros
             for four fifths of d at most.
+        complete : bool, optional
+            Store a value for each of the leading principal axes instead of a few atoms of many:
+            better where sparse codes would have nearly as many nonzeros as there are dimensions
+            (few dimensions, many bytes, no structure), and slower to search, a look-up an axis.
+            Needs ``bytes_per_item``, which then alone decides how many axes and bits. Default:
+            where nothing but the bytes is given, what decodes a sample better.
         metric : {"cosine", "inner_product"}, default "cosine"
             Under "inner_product" codes keep the norms of the items.
         modes, ids, metadata, approximate, threads
@@ -341,12 +355,21 @@ class SparseIndex(Changes):
         >>> index.search(x[7], k=3).ids[0]
         np.int64(7)
         """
+        from sparse_retrieval import complete as complete_codes
         from sparse_retrieval import compress
 
         metric = _as_metric(metric)
         if dictionary is not None and not isinstance(dictionary, Dictionary):
             raise TypeError(f"dictionary is {type(dictionary).__name__}; expected Dictionary")
         bits = compress.DEFAULT_BITS if value_bits is None else _as_bits(value_bits)
+        only_bytes = bytes_per_item is not None and (
+            (k, n_atoms, dictionary, value_bits) == (None, None, None, None)
+        )
+        if complete and not only_bytes:
+            raise ValueError(
+                "complete=True needs bytes_per_item, and none of k, n_atoms, dictionary and "
+                "value_bits: they follow from the bytes"
+            )
         x = open_rows(x, column)
         if not hasattr(x, "shape"):
             x = as_rows(x, "x", np.float32)
@@ -365,18 +388,35 @@ class SparseIndex(Changes):
         chosen = compress.plan(
             n, k=k, bytes_per_item=bytes_per_item, n_atoms=atoms, value_bits=bits
         )
-        if dictionary is None:
+        axes = None
+        if only_bytes and complete is not False:
+            axes = complete_codes.plan(
+                x,
+                bytes_per_item=float(bytes_per_item or 0),
+                normalise=metric == "cosine",
+                threads=threads,
+            )
+        if complete:
+            if axes is None:
+                raise ValueError(
+                    f"bytes_per_item is {bytes_per_item}; no axis of x fits, or the codes of "
+                    f"{n} rows would take more than {complete_codes.MOST_BYTES >> 30} GB"
+                )
+            dictionary, chosen = axes
+        elif dictionary is None:
             dictionary = compress.learn(
                 x, chosen, rounds=rounds, seed=seed, threads=threads, progress=progress
             )
-        if bytes_per_item is not None and value_bits is None:
+        if bytes_per_item is not None and value_bits is None and not complete:
             chosen = compress.tried(
                 dictionary, x, bytes_per_item=bytes_per_item, metric=metric, threads=threads
             )
+            if axes is not None and complete_codes.pays(axes, chosen):
+                dictionary, chosen = axes
         codes = compress.encode(
             dictionary,
             x,
-            chosen.k,
+            chosen,
             normalise=metric == "cosine",
             threads=threads,
             progress=progress,
@@ -387,6 +427,7 @@ class SparseIndex(Changes):
             ids=ids,
             metric=metric,
             value_bits=chosen.value_bits,
+            complete=chosen.is_complete,
             modes=modes,
             unit_items=metric == "cosine",
             reconstruction_cosine=compress.mean_cosine(dictionary, x, codes),
@@ -622,7 +663,8 @@ class SparseIndex(Changes):
         -------
         dict
             ``way``: "scan" (every row in double precision), "integer_pass" (all rows as 8-bit
-            integers for 64 queries at once, then scores of what is left), "rough_scan" (the same
+            integers for 64 queries at once, then scores of what is left), "product" (all complete
+            rows times the queries in single precision, likewise), "rough_scan" (the same
             in 16-bit integers for one query after the other), "postings" (the lists
             of the query's latents) or "clusters" (approximate, where asked for); ``reason``: one
             sentence; ``mode``; ``queries`` and ``k``.
@@ -966,8 +1008,9 @@ class SparseIndex(Changes):
         -------
         dict
             ``items``, ``dim``, ``embedding_dim``, ``metric``, ``modes``, ``unit_items``,
-            ``value_bits``, ``magnitude_bits`` (of each rank, or None), ``nonzeros_per_item`` (None
-            where rows differ), ``reconstruction_cosine`` (mean cosine of items and their codes
+            ``value_bits``, ``magnitude_bits`` (of each rank, or None), ``complete`` (whether every
+            item has every latent), ``nonzeros_per_item`` (None where rows differ),
+            ``reconstruction_cosine`` (mean cosine of items and their codes
             before quantisation, where it is known), ``quantisation_cosine`` (mean cosine of
             codes before and after it, both decoded where there is a dictionary; None for 8 bits
             and more), ``bytes_per_item``, ``postings`` (None, or a dict of ``block_items``,
@@ -991,6 +1034,7 @@ class SparseIndex(Changes):
             "unit_items": self.unit_items,
             "value_bits": self.value_bits,
             "magnitude_bits": self._native.magnitude_bits,
+            "complete": self._native.is_complete,
             "reconstruction_cosine": reconstruction,
             "quantisation_cosine": quantisation,
             "nonzeros_per_item": self._native.width,
@@ -1024,8 +1068,9 @@ class SparseIndex(Changes):
 
     def __repr__(self) -> str:
         source = f", from {str(self._path)!r}" if self._path is not None else ""
+        latents = f"all of {self.dim}" if self._native.is_complete else f"{self.dim}"
         return (
-            f"SparseIndex({len(self)} items over {self.dim} latents, {self.metric}, "
+            f"SparseIndex({len(self)} items over {latents} latents, {self.metric}, "
             f"{self.value_bits:g}-bit values, {self.bytes_per_item:.1f} bytes an item{source})"
         )
 

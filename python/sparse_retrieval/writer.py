@@ -47,7 +47,7 @@ class IndexWriter:
         The target. No other writer may be at work on it.
     dim : int, optional
         Number of latents. Default: that of the dictionary.
-    dictionary, metric, value_bits, modes, unit_items, reconstruction_cosine, metadata
+    dictionary, metric, value_bits, complete, modes, unit_items, reconstruction_cosine, metadata
         As in :meth:`SparseIndex.from_codes`.
     codebooks : SparseIndex, optional
         An index with rank-coded values whose codebooks (and bits) are used instead of learning
@@ -97,6 +97,7 @@ class IndexWriter:
         dictionary: Dictionary | None = None,
         metric: Metric = "inner_product",
         value_bits: float = 32,
+        complete: bool = False,
         modes: Sequence[Mode] | None = None,
         unit_items: bool = False,
         reconstruction_cosine: float | None = None,
@@ -125,6 +126,7 @@ class IndexWriter:
             mean=None if dictionary is None else dictionary.mean,
             metric=_as_name(metric, "metric"),
             value_bits=_as_bits(value_bits),
+            complete=bool(complete),
             modes=[] if modes is None else _as_modes(modes),
             unit_items=bool(unit_items),
             reconstruction_cosine=reconstruction_cosine,

@@ -32,6 +32,14 @@ def command(
             "--bytes what decodes best."
         ),
     ] = None,
+    complete: Annotated[
+        bool | None,
+        typer.Option(
+            "--complete/--sparse",
+            help="A value for each of the principal axes instead of few atoms of many, or not. By "
+            "default, with --bytes alone, what decodes better.",
+        ),
+    ] = None,
     metric: Annotated[Metric, typer.Option(help="What a score is.")] = Metric.cosine,
     mode: Annotated[
         list[Mode] | None,
@@ -66,6 +74,7 @@ def command(
         bytes_per_item=bytes_per_item,
         n_atoms=n_atoms,
         value_bits=value_bits,
+        complete=complete,
         metric=metric.value,
         rounds=rounds,
         seed=seed,

@@ -38,6 +38,35 @@ pub fn rows_by_rows(a: &[f32], b: &[f32], inner: usize, out: &mut [f32], stride:
     }
 }
 
+/// `out[j, i] = sum_l a[l, i] * b[j, l]`: row-major `a` (inner, m), `b` (n, inner) and `out` (n, m).
+pub fn rows_by_columns(b: &[f32], a: &[f32], inner: usize, out: &mut [f32]) {
+    let (m, n) = (a.len() / inner, b.len() / inner);
+    assert!(a.len() == m * inner && b.len() == n * inner && out.len() == m * n);
+    if m == 0 || n == 0 {
+        return;
+    }
+    // SAFETY: the shapes and strides describe a, b and out within the lengths just checked, and
+    // `out` is borrowed uniquely, so it overlaps neither input.
+    unsafe {
+        matrixmultiply::sgemm(
+            n,
+            inner,
+            m,
+            1.0,
+            b.as_ptr(),
+            inner as isize,
+            1,
+            a.as_ptr(),
+            m as isize,
+            1,
+            0.0,
+            out.as_mut_ptr(),
+            m as isize,
+            1,
+        );
+    }
+}
+
 /// A matrix in a slice: entry (i, j) is `data[i * strides.0 + j * strides.1]`.
 #[derive(Clone, Copy)]
 pub struct Matrix<'a> {

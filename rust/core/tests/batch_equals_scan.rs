@@ -1,4 +1,4 @@
-//! Search by the integer pass, and by rough scores, against the plain scan, bit for bit, on data made to break their
+//! Search by the integer pass, by rough scores, and by products of complete rows, against the plain scan, bit for bit, on data made to break their
 //! bounds: scales over many orders of magnitude, values and weights that differ by as much, ties,
 //! zero rows and queries, any k, any number of queries and threads, every instruction set.
 
@@ -10,8 +10,8 @@ use sparse_retrieval::codes::{
 use sparse_retrieval::control::Control;
 use sparse_retrieval::kernels::Kernels;
 use sparse_retrieval::search::{
-    batch, rough, scan, Atoms, Bitmap, Exclusions, Metric, Mode, Queries, Scales, ScanRows,
-    Selection, WeightSource,
+    batch, product, rough, scan, Atoms, Bitmap, Exclusions, Metric, Mode, Queries, Scales,
+    ScanRows, Selection, WeightSource,
 };
 
 /// A stream of numbers from a seed: a linear congruential generator, good enough to draw from.
@@ -66,13 +66,14 @@ fn cases() -> impl Strategy<Value = Case> {
         prop_oneof![1usize..5, Just(64), Just(65), Just(140)],
         prop_oneof![Just(0.0), Just(1.0), Just(6.0)],
         any::<bool>(),
-        0usize..6,
+        0usize..8,
     )
         .prop_map(
             |(seed, n, dim, width, d, n_queries, spread, ties, value)| Case {
                 seed,
                 n,
-                dim,
+                // complete rows have a value for each latent
+                dim: if value > 5 { dim.min(100) } else { dim },
                 width,
                 d,
                 n_queries,
@@ -158,7 +159,11 @@ impl Rows {
         match kinds.get(value) {
             Some(&kind) => Self::Plain(pack(codes.view(), kind, &control).unwrap()),
             None => {
-                let bits = MagnitudeBits::Uniform(value as u8);
+                let bits = match value {
+                    6 => MagnitudeBits::Complete(1.5),
+                    7 => MagnitudeBits::Complete(8.0),
+                    _ => MagnitudeBits::Uniform(value as u8),
+                };
                 Self::Ranked(pack_ranked(codes.view(), &bits, None, &control).unwrap())
             }
         }
@@ -214,6 +219,17 @@ fn check(
                 .install(|| batch::search_with_room(data, &source, k, selection, room, &control))
                 .unwrap();
             prop_assert_eq!(bits(&found), bits(&expected), "{} bytes", room);
+        }
+        if product::pays(data) {
+            let found = pool
+                .install(|| product::search(data, &source, k, selection, &Control::new()))
+                .unwrap();
+            prop_assert_eq!(
+                bits(&found),
+                bits(&expected),
+                "product, {:?}",
+                kernels.isa()
+            );
         }
         // one query after the other: some are enough
         let few = source.queries.len() < 10;
@@ -421,4 +437,45 @@ fn a_row_whose_roundings_all_point_down_is_not_lost() {
     let best = scan(&data, &source, 1, Selection::ALL, &Control::new()).unwrap();
     assert_eq!(best[0][0].position, 0);
     check(&data, &source, 1, Selection::ALL, 1).unwrap();
+}
+
+/// A row whose small products single precision loses one and all, so that another, which scores
+/// less, has the larger product: it is lost if the bound is made eight times smaller.
+#[test]
+fn complete_rows_whose_sums_lose_all_small_products_are_found() {
+    let width = 300;
+    let tiny = f32::powi(2.0, -13);
+    let mut levels = vec![1.0, 1.0 + f32::powi(2.0, -17)];
+    levels.extend([0.0, tiny].repeat(width - 1));
+    let layout = RankedLayout::new(0, vec![1; width], levels).unwrap();
+    // the first row has all that is tiny, the second the larger first level
+    let mut rows = vec![0u8; 2 * layout.row_bytes()];
+    let (first, second) = rows.split_at_mut(layout.row_bytes());
+    for rank in 0..width {
+        layout.set_field(first, rank, rank as u32, false, u32::from(rank > 0));
+        layout.set_field(second, rank, rank as u32, false, u32::from(rank == 0));
+    }
+    let mut weights = vec![f32::powi(2.0, -12); width];
+    weights[0] = 1.0;
+    let latents: Vec<i64> = (0..width as i64).collect();
+    for n_queries in [1, 5] {
+        let indptr: Vec<i64> = (0..=n_queries).map(|i| i * width as i64).collect();
+        let repeated = |n: i64| (latents.repeat(n as usize), weights.repeat(n as usize));
+        let (latents, weights) = repeated(n_queries);
+        let queries = Codes::from_csr(&indptr, &latents, &weights, width).unwrap();
+        let source = WeightSource {
+            queries: Queries::Codes(queries.view()),
+            mode: Mode::Sparse,
+            metric: Metric::InnerProduct,
+            atoms: None,
+            mean: None,
+            kernels: Kernels::best(),
+        };
+        let rows = RowsView::new(RowCoding::Ranked(&layout), 2, width, &rows).unwrap();
+        let scales = Scales::One;
+        let data = ScanRows { rows, scales };
+        let found = product::search(&data, &source, 1, Selection::ALL, &Control::new()).unwrap();
+        assert!(found.iter().all(|hits| hits[0].position == 0));
+        check(&data, &source, 1, Selection::ALL, 1).unwrap();
+    }
 }

@@ -31,6 +31,12 @@ fn ranked_file() -> Vec<u8> {
     build(&[0, 2, 4], &[1, 3, 0, 2], values)
 }
 
+/// Complete rows, a bit of magnitude a latent.
+fn complete_file() -> Vec<u8> {
+    let values = ValueCoding::complete_from_bits(2.0).unwrap();
+    build(&[0, 2, 4], &[1, 3, 0, 2], values)
+}
+
 fn build(indptr: &[i64], latents: &[i64], values: ValueCoding) -> Vec<u8> {
     let codes = Codes::from_csr(indptr, latents, &[1.0, 0.25, -2.0, 0.5], 4).unwrap();
     let atoms: Vec<f32> = (0..12).map(|i| i as f32 / 10.0).collect();
@@ -130,9 +136,32 @@ fn header_reason(problem: FormatProblem) -> String {
 
 #[test]
 fn a_sound_file_opens_and_verifies() {
-    for file in [sound_file(), file_with_offsets(), ranked_file()] {
+    for file in [
+        sound_file(),
+        file_with_offsets(),
+        ranked_file(),
+        complete_file(),
+    ] {
         let index = open(&file).unwrap();
         index.verify(&Control::new()).unwrap();
+    }
+}
+
+#[test]
+fn complete_rows_of_another_width_or_with_too_many_bits_are_refused() {
+    let file = complete_file();
+    let narrow = with_header(&file, |header| header["rows"]["width"] = 2.into());
+    let reason = header_reason(refused(&narrow));
+    assert!(reason.contains("expected rows of all"), "{reason}");
+    let many = with_header(&file, |header| {
+        header["rows"]["magnitude_bits"] = serde_json::json!([9, 9, 12, 9]);
+    });
+    let reason = header_reason(refused(&many));
+    assert!(reason.contains("0 to 11 a rank"), "{reason}");
+    // what is complete cannot be read as if it were not, nor the other way round
+    for (file, bits) in [(&file, 3), (&ranked_file(), 0)] {
+        let other = with_header(file, |header| header["rows"]["latent_bits"] = bits.into());
+        header_reason(refused(&other));
     }
 }
 

@@ -38,8 +38,8 @@ impl Index {
     /// Builds an index from canonical codes.
     #[staticmethod]
     #[pyo3(signature = (
-        indptr, latents, values, dim, *, dictionary, mean, ids, metric, value_bits, modes, unit_items,
-        reconstruction_cosine, metadata, postings, threads, progress
+        indptr, latents, values, dim, *, dictionary, mean, ids, metric, value_bits, complete,
+        modes, unit_items, reconstruction_cosine, metadata, postings, threads, progress
     ))]
     #[allow(clippy::too_many_arguments)] // the Python class names each of them
     fn build(
@@ -53,6 +53,7 @@ impl Index {
         ids: Option<&Bound<'_, PyAny>>,
         metric: &str,
         value_bits: f64,
+        complete: bool,
         modes: Vec<String>,
         unit_items: bool,
         reconstruction_cosine: Option<f64>,
@@ -71,7 +72,7 @@ impl Index {
         let ids = ids.map(ids::owned).transpose()?;
         let options = BuildOptions {
             metric: Metric::from_name(metric).map_err(to_python)?,
-            values: ValueCoding::from_bits(value_bits).map_err(to_python)?,
+            values: value_coding(value_bits, complete).map_err(to_python)?,
             item_norm: if unit_items {
                 ItemNorm::Original
             } else {
@@ -215,6 +216,7 @@ impl Index {
                 exclusions: None,
             },
             approximate: approximate.map(|(clusters, rerank)| Approximate { clusters, rerank }),
+            kernels: Kernels::from_environment().map_err(to_python)?,
             ..Request::new(Mode::from_name(mode).map_err(to_python)?, k)
         };
         let plan = snapshot.base().explain(n_queries, &request);
@@ -500,6 +502,12 @@ impl Index {
         self.base().value_bits()
     }
 
+    /// True where every item has every latent, and rows do not say which.
+    #[getter]
+    fn is_complete(&self) -> bool {
+        self.base().layout().is_some_and(RankedLayout::is_complete)
+    }
+
     /// Bits of magnitude of each rank, or None.
     #[getter]
     fn magnitude_bits(&self) -> Option<Vec<u32>> {
@@ -629,6 +637,15 @@ impl std::ops::Deref for Base {
 
     fn deref(&self) -> &CoreIndex {
         self.0.base()
+    }
+}
+
+/// How values are stored, by their bits.
+pub fn value_coding(bits: f64, complete: bool) -> Result<ValueCoding, sparse_retrieval::Error> {
+    if complete {
+        ValueCoding::complete_from_bits(bits)
+    } else {
+        ValueCoding::from_bits(bits)
     }
 }
 

@@ -16,7 +16,7 @@ use crate::codes;
 use crate::error::to_python;
 use crate::gate::gate;
 use crate::ids;
-use crate::index::{dictionary_data, Index};
+use crate::index::{dictionary_data, value_coding, Index};
 
 /// Writes an index file from batches.
 #[pyclass(module = "sparse_retrieval._native", frozen)]
@@ -30,7 +30,7 @@ impl IndexWriter {
     /// Begins a file.
     #[new]
     #[pyo3(signature = (
-        path, dim, *, dictionary, mean, metric, value_bits, modes, unit_items,
+        path, dim, *, dictionary, mean, metric, value_bits, complete, modes, unit_items,
         reconstruction_cosine, metadata, codebooks, codebook_sample, longest, shortest
     ))]
     #[allow(clippy::too_many_arguments)] // the Python class names each of them
@@ -42,6 +42,7 @@ impl IndexWriter {
         mean: Option<PyReadonlyArray1<'_, f32>>,
         metric: &str,
         value_bits: f64,
+        complete: bool,
         modes: Vec<String>,
         unit_items: bool,
         reconstruction_cosine: Option<f64>,
@@ -67,7 +68,7 @@ impl IndexWriter {
         };
         let values = match &given {
             Some(layout) => ValueCoding::of_layout(layout),
-            None => ValueCoding::from_bits(value_bits).map_err(to_python)?,
+            None => value_coding(value_bits, complete).map_err(to_python)?,
         };
         let options = BuildOptions {
             metric: Metric::from_name(metric).map_err(to_python)?,

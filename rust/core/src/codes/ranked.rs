@@ -5,6 +5,10 @@
 //! magnitude at each rank can be, so a codebook of its own for each rank makes three bits
 //! almost lossless. A [`RankedLayout`] says where the bits of each rank lie and what they mean.
 //! How codebooks and levels are chosen is in `quantise`.
+//!
+//! Rows that have every latent need not say which: their fields stand in the order of the
+//! latents, with a codebook of its own for each latent. Such a layout has no bits of latent and is
+//! called complete.
 
 use std::ops::Range;
 
@@ -14,6 +18,19 @@ use crate::{Error, Result};
 /// which a load of 32 bits holds at any position in its first byte.
 pub const MAX_MAGNITUDE_BITS: u8 = 7;
 
+/// The most bits of a magnitude in a complete row: codebooks double with every bit, and beyond
+/// this one they would weigh as much as the rows of a small index.
+pub const MAX_COMPLETE_BITS: u8 = 11;
+
+/// The most bits of a magnitude beside so many bits of latent.
+pub fn max_magnitude_bits(latent_bits: u32) -> u8 {
+    if latent_bits == 0 {
+        MAX_COMPLETE_BITS
+    } else {
+        MAX_MAGNITUDE_BITS
+    }
+}
+
 /// Ranks that kernels take at a time.
 const GROUP: usize = 8;
 
@@ -22,6 +39,7 @@ const GROUP: usize = 8;
 /// Field `r` has `latent_bits` bits of latent, lowest first, one sign bit (1 is negative), and
 /// `magnitude_bits[r]` bits that choose a level of rank `r`. Fields follow each other without
 /// gaps, from the lowest bit of the first byte; a row ends at a whole byte and has at least 4.
+/// Without bits of latent, field `r` is that of latent `r`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RankedLayout {
     latent_bits: u32,
@@ -40,26 +58,25 @@ pub struct RankedLayout {
 }
 
 impl RankedLayout {
-    /// The layout of rows with `magnitude_bits.len()` nonzeros.
+    /// The layout of rows with `magnitude_bits.len()` nonzeros, complete where `latent_bits` is 0.
     ///
     /// # Errors
     /// [`Error::Argument`] where there is no rank, bits are out of range, or there are not
     /// `sum 2^bits` finite levels.
     pub fn new(latent_bits: u32, magnitude_bits: Vec<u8>, levels: Vec<f32>) -> Result<Self> {
-        let sound = (1..=16).contains(&latent_bits)
+        let most_bits = max_magnitude_bits(latent_bits);
+        let sound = latent_bits <= 16
             && !magnitude_bits.is_empty()
-            && magnitude_bits
-                .iter()
-                .all(|&bits| bits <= MAX_MAGNITUDE_BITS)
-            && magnitude_bits.len() < 1 << 16;
+            && magnitude_bits.iter().all(|&bits| bits <= most_bits)
+            && magnitude_bits.len() <= 1 << 16;
         let n_levels: usize = magnitude_bits
             .iter()
-            .map(|&bits| 1usize << (bits & 7))
+            .map(|&bits| 1usize << (bits & 15))
             .sum();
         if !sound || levels.len() != n_levels || levels.iter().any(|level| !level.is_finite()) {
             return Err(Error::argument(format!(
-                "a rank-coded row needs 1 to 16 bits of latent (got {latent_bits}), at most \
-                 {MAX_MAGNITUDE_BITS} bits of magnitude a rank (got {magnitude_bits:?}) and \
+                "a rank-coded row needs at most 16 bits of latent (got {latent_bits}), at most \
+                 {most_bits} bits of magnitude a rank (got {magnitude_bits:?}) and \
                  {n_levels} finite levels (got {})",
                 levels.len()
             )));
@@ -144,6 +161,20 @@ impl RankedLayout {
         self.magnitude_bits.len()
     }
 
+    /// True where rows have every latent, in order.
+    pub fn is_complete(&self) -> bool {
+        self.latent_bits == 0
+    }
+
+    /// Latents that a field, or what fills the last group, can name: `0` to one less.
+    pub(crate) fn nameable(&self) -> usize {
+        if self.is_complete() {
+            self.width().next_multiple_of(GROUP)
+        } else {
+            1 << self.latent_bits
+        }
+    }
+
     /// Bytes of a row.
     pub fn row_bytes(&self) -> usize {
         self.row_bytes
@@ -194,14 +225,18 @@ impl RankedLayout {
         let offset = self.offsets[rank] as usize;
         let bytes: [u8; 4] = row[offset..offset + 4].try_into().expect("four bytes");
         let field = u32::from_le_bytes(bytes) >> self.shifts[rank];
-        (
-            field & ((1 << self.latent_bits) - 1),
-            field >> self.latent_bits,
-        )
+        let latent = if self.is_complete() {
+            rank as u32
+        } else {
+            field & ((1 << self.latent_bits) - 1)
+        };
+        (latent, field >> self.latent_bits)
     }
 
-    /// Writes a field into a zeroed row.
+    /// Writes a field into a zeroed row. In a complete one `latent` is the rank.
     pub fn set_field(&self, row: &mut [u8], rank: usize, latent: u32, negative: bool, level: u32) {
+        debug_assert!(!self.is_complete() || latent as usize == rank);
+        let latent = if self.is_complete() { 0 } else { latent };
         let field =
             latent | u32::from(negative) << self.latent_bits | level << (self.latent_bits + 1);
         let offset = self.offsets[rank] as usize;
@@ -282,7 +317,8 @@ mod tests {
 
     #[test]
     fn unsound_layouts_are_refused() {
-        assert!(RankedLayout::new(0, vec![0], vec![1.0]).is_err());
+        assert!(RankedLayout::new(0, vec![0], vec![1.0, 1.0]).is_err());
+        assert!(RankedLayout::new(0, vec![12], vec![1.0; 1 << 12]).is_err());
         assert!(RankedLayout::new(17, vec![0], vec![1.0]).is_err());
         assert!(RankedLayout::new(4, vec![8], vec![1.0; 256]).is_err());
         assert!(RankedLayout::new(4, vec![255], vec![1.0; 128]).is_err());
@@ -294,8 +330,10 @@ mod tests {
     proptest! {
         #[test]
         fn fields_come_back_as_they_were_written(
-            latent_bits in 1u32..=16,
-            bits in proptest::collection::vec(0u8..=MAX_MAGNITUDE_BITS, 1..40),
+            (latent_bits, bits) in (0u32..=16).prop_flat_map(|latent_bits| (
+                Just(latent_bits),
+                proptest::collection::vec(0u8..=max_magnitude_bits(latent_bits), 1..40),
+            )),
             seed in any::<u64>(),
         ) {
             let n_levels: usize = bits.iter().map(|&b| 1usize << b).sum();
@@ -306,9 +344,12 @@ mod tests {
             let mut expected = Vec::new();
             for (rank, &b) in bits.iter().enumerate() {
                 state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                let latent = (state >> 33) as u32 & ((1 << latent_bits) - 1);
+                let latent = match latent_bits {
+                    0 => rank as u32,
+                    _ => (state >> 33) as u32 & ((1 << latent_bits) - 1),
+                };
                 let negative = state >> 20 & 1 == 1;
-                let level = (state >> 21) as u32 & ((1 << b) - 1);
+                let level = (state >> 40) as u32 & ((1 << b) - 1);
                 layout.set_field(&mut row, rank, latent, negative, level);
                 let value = f64::from(layout.levels()[layout.levels_of(rank)][level as usize]);
                 expected.push((latent, if negative { -value } else { value }));

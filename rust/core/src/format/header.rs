@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{section, ALIGNMENT, PREFIX_BYTES};
-use crate::codes::ranked::{latent_bits_of, row_bytes, MAX_MAGNITUDE_BITS};
+use crate::codes::ranked::{latent_bits_of, max_magnitude_bits, row_bytes};
 use crate::codes::{RowFormat, ValueKind, MAX_DIM};
 use crate::error::FormatProblem;
 use crate::kernels::POSITIONS;
@@ -107,7 +107,8 @@ pub struct RowsHeader {
     pub count: u64,
     /// Number of latents.
     pub dim: u64,
-    /// 16 or 32; where values are ranked, as few as hold every latent, at most 16.
+    /// 16 or 32; where values are ranked, as few as hold every latent, at most 16, or 0 where
+    /// rows have every latent, in order.
     pub latent_bits: u32,
     /// How values are stored.
     pub values: ValueName,
@@ -236,7 +237,18 @@ impl Header {
             )));
         }
         let values = ValueKind::from(rows.values);
+        let is_complete = values == ValueKind::Ranked && rows.latent_bits == 0;
         let expected = match values {
+            ValueKind::Ranked if is_complete => {
+                if rows.width != Some(rows.dim) || rows.dim > 1 << 16 {
+                    return Err(bad(format!(
+                        "rows.latent_bits is 0 with width {:?}, expected rows of all {} latents, \
+                         65536 at most",
+                        rows.width, rows.dim
+                    )));
+                }
+                0
+            }
             ValueKind::Ranked => {
                 latent_bits_of(rows.dim as usize).map_err(|error| bad(error.to_string()))?
             }
@@ -249,17 +261,17 @@ impl Header {
             )));
         }
         let bits = rows.magnitude_bits.as_deref();
+        let most_bits = max_magnitude_bits(rows.latent_bits);
         let bits_fit = match values {
             ValueKind::Ranked => bits.is_some_and(|bits| {
-                Some(bits.len() as u64) == rows.width
-                    && bits.iter().all(|&bits| bits <= MAX_MAGNITUDE_BITS)
+                Some(bits.len() as u64) == rows.width && bits.iter().all(|&bits| bits <= most_bits)
             }),
             _ => bits.is_none(),
         };
         if !bits_fit {
             return Err(bad(format!(
                 "rows.magnitude_bits is {bits:?} with width {:?}, expected one number of 0 to \
-                 {MAX_MAGNITUDE_BITS} a rank for ranked values, else none",
+                 {most_bits} a rank for ranked values, else none",
                 rows.width
             )));
         }

@@ -9,8 +9,8 @@ use super::ids::{check_ids, Ids};
 use super::scale_unit::{scale_unit, to_half};
 use super::Index;
 use crate::codes::{
-    pack, pack::fits_u32, pack_ranked, CodesView, MagnitudeBits, PackedRows, RankedLayout,
-    RankedRows, RowCoding, RowsView, ValueKind,
+    pack, pack::fits_u32, pack_ranked, ranked::MAX_COMPLETE_BITS, CodesView, MagnitudeBits,
+    PackedRows, RankedLayout, RankedRows, RowCoding, RowsView, ValueKind,
 };
 use crate::control::Control;
 use crate::format::{
@@ -74,11 +74,32 @@ impl ValueCoding {
 }
 
 impl ValueCoding {
+    /// The coding of rows that have every latent, which takes so many bits a value on average, sign
+    /// included.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for bits that are not 1 to 12.
+    pub fn complete_from_bits(bits: f64) -> Result<Self> {
+        let most = f64::from(MAX_COMPLETE_BITS + 1);
+        if (1.0..=most).contains(&bits) {
+            Ok(Self::Ranked(MagnitudeBits::Complete(bits - 1.0)))
+        } else {
+            Err(Error::argument(format!(
+                "value_bits is {bits}; complete codes take 1 to {most}"
+            )))
+        }
+    }
+
     /// The coding of rows of this layout.
     pub fn of_layout(layout: &RankedLayout) -> Self {
         let bits = layout.magnitude_bits();
         let sum: f64 = bits.iter().map(|&bits| f64::from(bits)).sum();
-        Self::Ranked(MagnitudeBits::Average(sum / bits.len() as f64))
+        let mean = sum / bits.len() as f64;
+        Self::Ranked(if layout.is_complete() {
+            MagnitudeBits::Complete(mean)
+        } else {
+            MagnitudeBits::Average(mean)
+        })
     }
 }
 

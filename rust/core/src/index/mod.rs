@@ -591,7 +591,7 @@ impl Index {
         let source = self.weight_source(queries, request);
         let postings = self.postings();
         let plan = search::plan::plan(&data, queries.len(), request, postings.is_some());
-        let passes = matches!(plan.way, Way::Scan | Way::RoughScan | Way::IntegerPass);
+        let passes = !matches!(plan.way, Way::Postings | Way::Clusters);
         let rows = self.section(section::ROWS).filter(|_| passes);
         let _in_order = rows.and_then(Bytes::read_in_order);
         match (plan.way, postings, approximate) {
@@ -603,6 +603,7 @@ impl Index {
                 search::walk(&postings, &data, &source, k, selection, control)
             }
             (Way::RoughScan, ..) => search::rough::search(&data, &source, k, selection, control),
+            (Way::Product, ..) => search::product::search(&data, &source, k, selection, control),
             (Way::IntegerPass, ..) => search::batch::search(&data, &source, k, selection, control),
             _ => search::scan(&data, &source, k, selection, control),
         }

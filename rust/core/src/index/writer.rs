@@ -145,7 +145,11 @@ impl IndexWriter {
         };
         if let Some(layout) = &codebooks.given {
             let expected = crate::codes::ranked::latent_bits_of(dim)?;
-            if kind != ValueKind::Ranked || layout.latent_bits() != expected {
+            let fits = match layout.is_complete() {
+                true => layout.width() == dim,
+                false => layout.latent_bits() == expected,
+            };
+            if kind != ValueKind::Ranked || !fits {
                 return Err(Error::argument(format!(
                     "codebooks are for values coded by rank over latents of {} bits, the items \
                      have {kind:?} values over {dim} latents ({expected} bits)",

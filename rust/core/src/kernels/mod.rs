@@ -18,6 +18,7 @@
 //! Products of a float32 or integer value and a float32 weight are exact in double precision.
 
 pub mod clusters;
+mod decode;
 mod generic;
 mod integers;
 #[cfg(test)]
@@ -35,6 +36,7 @@ use half::f16;
 use crate::codes::{RankedLayout, RowCoding, RowsView};
 use crate::{Error, Result};
 
+pub use decode::decode_rank;
 use generic::LANES;
 pub use generic::{dot, norm};
 use integers::IntegerRow;
@@ -112,7 +114,8 @@ impl WeightTable {
     /// Entries that every latent of such rows needs.
     fn padded(rows: &RowsView<'_>) -> usize {
         match rows.coding() {
-            RowCoding::Ranked(layout) => 1 << layout.latent_bits(),
+            // the latents of rows that are read to a rank are still all of them
+            RowCoding::Ranked(layout) => layout.nameable().max(rows.dim()),
             RowCoding::Plain(..) if rows.has_wide_latents() => rows.dim() + 1,
             RowCoding::Plain(..) => 1 << 16,
         }

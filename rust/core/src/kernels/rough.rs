@@ -99,11 +99,12 @@ impl<'a> RoughQuery<'a> {
         }
     }
 
-    /// True where rows have 16 bytes or more, and no rank more than [`ROUGH_LEVELS`] signed levels.
+    /// True where rows have 16 bytes or more and say their latents, and no rank has more than
+    /// [`ROUGH_LEVELS`] signed levels.
     pub fn can_read(layout: &RankedLayout) -> bool {
         let [_, _, masks, _] = layout.groups();
         let is_narrow = masks.iter().all(|&mask| (mask as usize) < ROUGH_LEVELS);
-        layout.row_bytes() >= HALF_BYTES && is_narrow
+        layout.row_bytes() >= HALF_BYTES && is_narrow && !layout.is_complete()
     }
 
     /// Bytes of a row.

@@ -76,11 +76,16 @@ proptest! {
         (dim, rows) in prop_oneof![Just(40u32), Just(4096), Just(8192), Just(65_536)]
             .prop_flat_map(|dim| (Just(dim as usize), rows_strategy(dim))),
         bits in 0u8..=7,
+        complete in any::<bool>(),
         ranks in 1usize..40,
     ) {
         let codes = codes_of(&rows, dim);
-        let uniform = MagnitudeBits::Uniform(bits);
-        let packed = pack_ranked(codes.view(), &uniform, None, &Control::new()).unwrap();
+        let bits = if complete && dim <= 40 {
+            MagnitudeBits::Complete(f64::from(bits) * 1.5)
+        } else {
+            MagnitudeBits::Uniform(bits)
+        };
+        let packed = pack_ranked(codes.view(), &bits, None, &Control::new()).unwrap();
         for layout in [packed.layout.clone(), packed.layout.prefix(ranks)] {
             let n = codes.view().len();
             let view = RowsView::new(RowCoding::Ranked(&layout), n, dim, &packed.data).unwrap();
@@ -256,7 +261,7 @@ proptest! {
 
     #[test]
     fn every_instruction_set_reads_integer_rows_field_by_field(
-        (latent_bits, bits) in (1u32..=16).prop_flat_map(|latent_bits| (
+        (latent_bits, bits) in (0u32..=16).prop_flat_map(|latent_bits| (
             Just(latent_bits),
             prop_oneof![
                 proptest::collection::vec(0u8..=4, 1..41),

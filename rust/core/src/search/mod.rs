@@ -14,6 +14,7 @@ pub mod integer;
 pub mod latents;
 pub mod plan;
 pub mod postings;
+pub mod product;
 pub mod request;
 pub mod rescore;
 pub mod rough;

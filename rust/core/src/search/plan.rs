@@ -1,7 +1,7 @@
 //! Which way a search goes, and why. Every exact way returns the same bytes, so this decides time
 //! alone; what it goes by was measured (see `docs/search.md`).
 
-use super::{batch, postings, rough, Mode, Request, ScanRows};
+use super::{batch, postings, product, rough, Mode, Request, ScanRows};
 
 /// A way to the best k.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -12,6 +12,9 @@ pub enum Way {
     IntegerPass,
     /// A pass in finer integers for one query after the other, then scores of what it leaves.
     RoughScan,
+    /// Complete rows are multiplied by the queries in single precision, then scores of what that
+    /// leaves.
+    Product,
     /// The lists of the query's latents are walked.
     Postings,
     /// Rows of the nearest clusters alone; not exact, and only where it is asked for.
@@ -25,6 +28,7 @@ impl Way {
             Self::Scan => "scan",
             Self::IntegerPass => "integer_pass",
             Self::RoughScan => "rough_scan",
+            Self::Product => "product",
             Self::Postings => "postings",
             Self::Clusters => "clusters",
         }
@@ -69,6 +73,13 @@ pub fn plan(
         return to(Way::Postings, reason.into());
     }
     let objection = batch::objection(data, request.k, request.selection);
+    if objection.is_none() && product::pays(data) {
+        let reason = format!(
+            "items have all latents: {n} rows are multiplied by the queries in single precision, \
+             and the few that this leaves are scored"
+        );
+        return to(Way::Product, reason);
+    }
     if objection.is_none() && n_queries < ROUGH_QUERIES && rough::pays(data, request.kernels) {
         let reason = format!(
             "{n_queries} of the {} queries that one pass answers, so one after the other: rough \

@@ -156,8 +156,9 @@ unsafe fn score_ranked(
         for group in (0..offsets.len()).step_by(LANES) {
             // SAFETY: the four arrays have whole groups of eight. A field is read from four
             // bytes at an offset of at most row_bytes - 4, a group of words from 16 bytes that
-            // whole groups of 16-bit fields fill. A latent has at most 16 bits, and the table
-            // 65,536 entries; base + mask is an index of signed_levels (RankedLayout::groups).
+            // whole groups of 16-bit fields fill. The table has an entry for each latent that a
+            // field or a group's padding can name (RankedLayout::nameable); base + mask is an
+            // index of signed_levels (RankedLayout::groups).
             unsafe {
                 let fields = if is_words {
                     let words = bytes.as_ptr().add(2 * group).cast();
@@ -167,7 +168,11 @@ unsafe fn score_ranked(
                     let raw = _mm256_i32gather_epi32::<1>(bytes.as_ptr().cast(), offsets);
                     _mm256_srlv_epi32(raw, load8(shifts, group))
                 };
-                let latents = _mm256_and_si256(fields, latent_mask);
+                let latents = if layout.is_complete() {
+                    from_on(group)
+                } else {
+                    _mm256_and_si256(fields, latent_mask)
+                };
                 let signed = _mm256_srl_epi32(fields, latent_bits);
                 let signed = _mm256_and_si256(signed, load8(masks, group));
                 let index = _mm256_add_epi32(signed, load8(bases, group));
@@ -191,6 +196,14 @@ unsafe fn score_ranked(
         }
         *out = sum_lanes(low, high);
     }
+}
+
+/// `first` and the seven numbers after it.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn from_on(first: usize) -> __m256i {
+    let steps = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    _mm256_add_epi32(_mm256_set1_epi32(first as i32), steps)
 }
 
 /// Eight numbers from `first` on.

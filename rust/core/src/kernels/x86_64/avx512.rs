@@ -170,7 +170,7 @@ unsafe fn score_ranked(
     table: &WeightTable,
     out: &mut [f64],
 ) {
-    let levels_a_rank = 1 << (16 - layout.latent_bits());
+    let levels_a_rank = 1usize << (16 - layout.latent_bits());
     let whole = if layout.is_words() && (8..=16).contains(&levels_a_rank) {
         range.len() - range.len() % 8
     } else {
@@ -302,8 +302,8 @@ unsafe fn score_fields(
         let bytes = rows.ranked_row(layout, row);
         let mut lanes = _mm512_setzero_pd();
         for group in (0..offsets.len()).step_by(LANES) {
-            // SAFETY: a latent has at most 16 bits, and the table an entry for each; an index is
-            // one of signed_levels.
+            // SAFETY: the table has an entry for each latent that a field or a group's padding
+            // can name (RankedLayout::nameable); an index is one of signed_levels.
             lanes = unsafe {
                 let (latents, index) = fields(layout, bytes, group);
                 let weights = _mm512_i32gather_pd::<8>(latents, weights);
@@ -370,7 +370,11 @@ unsafe fn fields(layout: &RankedLayout, row: &[u8], group: usize) -> (__m256i, _
             _mm256_srlv_epi32(raw, load8(shifts, group))
         };
         let latent_bits = _mm_cvtsi32_si128(layout.latent_bits() as i32);
-        let latents = _mm256_and_si256(fields, _mm256_set1_epi32((1 << layout.latent_bits()) - 1));
+        let latents = if layout.is_complete() {
+            super::avx2::from_on(group)
+        } else {
+            _mm256_and_si256(fields, _mm256_set1_epi32((1 << layout.latent_bits()) - 1))
+        };
         let signed = _mm256_srl_epi32(fields, latent_bits);
         let signed = _mm256_and_si256(signed, load8(masks, group));
         (latents, _mm256_add_epi32(signed, load8(bases, group)))
