@@ -157,7 +157,7 @@ def test_bytes_are_kept_and_recall_is_that_of_the_bits(metric):
     assert found[2] > 0.98
 
 
-def test_what_decodes_better_is_chosen_where_only_bytes_are_given():
+def test_what_recalls_more_is_chosen_where_only_bytes_are_given():
     x, queries = gaussian(3_000, 32), gaussian(50, 32, seed=3)
     options = {"bytes_per_item": 34, "rounds": 2}
     chosen = sr.SparseIndex.from_embeddings(x, **options)

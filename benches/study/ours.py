@@ -41,7 +41,9 @@ def built(items: Rows, cache: Path, *, budget: float, seed: int, oversample: flo
     begun = time.process_time()
     chosen = tried(learnt, items, bytes_per_item=budget, metric="cosine", threads=None)
     axes = complete.plan(items, bytes_per_item=budget, normalise=True, threads=None)
-    if axes is not None and complete.pays(axes, chosen):
+    if axes is not None and complete.pays(
+        items, axes, (learnt, chosen), normalise=True, threads=None
+    ):
         learnt, chosen = axes
     codes = encode(learnt, items, chosen, normalise=True, threads=None, progress=False)
     index = sr.SparseIndex.from_codes(
@@ -80,7 +82,7 @@ def built(items: Rows, cache: Path, *, budget: float, seed: int, oversample: flo
         encode_s=encode_s,
         cosine=decoded,
         note=(f"{chosen.k} axes" if chosen.is_complete else f"{n_atoms} atoms, k = {chosen.k}")
-        + f", {index.value_bits:.3g} bits a value"
+        + f", {index.value_bits if chosen.is_complete else chosen.value_bits:.3g} bits a value"
         + (f"; {kept:g} bytes may lie on disk" if vectors is not None else ""),
     )
 

@@ -317,7 +317,7 @@ class SparseIndex(Changes):
             better where sparse codes would have nearly as many nonzeros as there are dimensions
             (few dimensions, many bytes, no structure), and slower to search, a look-up an axis.
             Needs ``bytes_per_item``, which then alone decides how many axes and bits. Default:
-            where nothing but the bytes is given, what decodes a sample better.
+            where nothing but the bytes is given, if a sample is then recalled better.
         metric : {"cosine", "inner_product"}, default "cosine"
             Under "inner_product" codes keep the norms of the items.
         modes, ids, metadata, approximate, threads
@@ -411,7 +411,9 @@ class SparseIndex(Changes):
             chosen = compress.tried(
                 dictionary, x, bytes_per_item=bytes_per_item, metric=metric, threads=threads
             )
-            if axes is not None and complete_codes.pays(axes, chosen):
+            if axes is not None and complete_codes.pays(
+                x, axes, (dictionary, chosen), normalise=metric == "cosine", threads=threads
+            ):
                 dictionary, chosen = axes
         codes = compress.encode(
             dictionary,

@@ -37,7 +37,7 @@ def command(
         typer.Option(
             "--complete/--sparse",
             help="A value for each of the principal axes instead of few atoms of many, or not. By "
-            "default, with --bytes alone, what decodes better.",
+            "default, with --bytes alone, what recalls more.",
         ),
     ] = None,
     metric: Annotated[Metric, typer.Option(help="What a score is.")] = Metric.cosine,
