@@ -42,9 +42,9 @@ MOST_BYTES = 1 << 31
 #: Rows, and queries among them, on which the recall of both kinds of codes is compared.
 COMPARED_ROWS, COMPARED_QUERIES, COMPARED_DEPTH = 16_384, 512, 50
 
-#: What complete codes must gain of recall to be taken: a search looks up as many values as there
-#: are axes, so that a tie is no reason.
-WORTH = 0.005
+#: What complete codes must gain of recall to be taken, or what share of what sparse codes miss: a
+#: search looks up as many values as there are axes, so that a tie is no reason.
+WORTH, WORTH_OF_MISSED = 0.005, 0.25
 
 #: Where their loss (1 - cosine) is not below that of sparse codes by this, no recall is measured:
 #: they were never better then (word pieces, 96 bytes: as much is lost, and .825 recalled against
@@ -152,7 +152,8 @@ def pays(
         index = build(dictionary, chosen, rows, normalise=normalise, threads=threads)
         found = index.search(queries, depth, threads=threads).ids
         recalls.append(recall_at(found, truth))
-    return recalls[0] >= recalls[1] + WORTH
+    gained = recalls[0] - recalls[1]
+    return gained >= min(WORTH, WORTH_OF_MISSED * (1.0 - recalls[1])) and gained > 0
 
 
 def build(
