@@ -19,6 +19,8 @@ from study.systems import DECODED, DEPTH, Ids, Rows, Setting, System, mean_cosin
 
 #: bytes an item, row and scale, at most; the dictionary comes on top
 BUDGETS = (32, 48, 64, 96, 128)
+#: beside them: what four bits a dimension of 384 take
+LARGER = (200,)
 ROUNDS = 12
 
 
@@ -98,7 +100,7 @@ def settings(seeds: tuple[int, ...]) -> list[Setting]:
             timed=seed == seeds[0],
         )
         for seed in seeds
-        for budget in BUDGETS
+        for budget in BUDGETS + LARGER
     ]
     rescored = functools.partial(built, budget=64, seed=seeds[0], oversample=3)
     return [*made, Setting("ours, rescored", "ours, 64 bytes, rescored x3", rescored, timed=True)]
