@@ -184,6 +184,14 @@ def test_compress_takes_a_dictionary_modes_and_metric(work: Workspace) -> None:
     np.testing.assert_array_equal(index.dictionary.atoms, held.atoms)
 
 
+@pytest.mark.parametrize("asked", ["--complete", "--sparse"])
+def test_compress_makes_the_kind_of_codes_that_is_asked_for(work: Workspace, asked: str) -> None:
+    work.run("compress", "x.npy", "--out", "kind.sridx", "--bytes", 12, "--rounds", 1, asked)
+    index = sr.SparseIndex.open(work.folder / "kind.sridx")
+    assert index.stats()["complete"] == (asked == "--complete")
+    assert index.bytes_per_item <= 12
+
+
 @pytest.mark.parametrize("mode", ["dense", "reconstructed", "sparse"])
 def test_search_prints_what_the_index_finds(work: Workspace, mode: str) -> None:
     model = [] if mode == "dense" else ["--model", "model"]

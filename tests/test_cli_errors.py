@@ -142,6 +142,11 @@ CASES = {
         2,
         "both given",
     ),
+    "complete without bytes": (
+        "compress x.npy --out i.sridx --complete --dictionary atoms.safetensors -k 4",
+        2,
+        "complete=True needs bytes_per_item",
+    ),
     "compress in no folder": (
         "compress x.npy --out none/i.sridx",
         1,

@@ -116,6 +116,21 @@ def test_results_do_not_depend_on_batches_threads_or_instruction_sets(built, mon
                 assert got == expected
 
 
+def test_a_prefix_of_the_axes_is_a_coarser_code(built):
+    path, _ = built
+    index, queries = sr.SparseIndex.open(path), gaussian(9, 40, seed=6)
+    atoms = index.dictionary.atoms.astype(np.float64)
+    scales = stored_scales(path, "scales_step")[:, None]
+    unit = queries / np.linalg.norm(queries.astype(np.float64), axis=1, keepdims=True)
+    mean = unit @ index.dictionary.mean.astype(np.float64)
+    for k_row in (1, 7, 8, 40):
+        items = stored_codes(path, 40, k_row) * scales
+        for n_queries in (1, 9):
+            result = index.search(queries[:n_queries], 20, k_row=k_row)
+            expected = (unit @ atoms.T @ items.T + mean[:, None])[:n_queries]
+            oracles.assert_is_top_k(result.scores, result.ids, expected, 20, atol=1e-12)
+
+
 def test_filters_and_exclusions_leave_the_best_of_the_others(built):
     path, _ = built
     index, queries = sr.SparseIndex.open(path), gaussian(70, 40, seed=2)

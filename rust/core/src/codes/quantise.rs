@@ -37,9 +37,9 @@ const SWEEPS: usize = 2;
 /// directions at random these seven gain .004 of recall@100 at 4 bits a value; 1 is the first, so
 /// that it is kept among equals.
 const NORMS_TRIED: [f64; 7] = [1.0, 0.98, 1.03, 0.95, 1.06, 0.92, 1.1];
-/// How many more bits than the mean a latent of complete rows may get: each costs 4 times as many
-/// values as it saves errors, so that none gets more unless its variance is 1,000 times the mean.
-const MORE_BITS: u8 = 5;
+/// How many more bits than the mean a rank may get: one more is worth it for a variance 4 times as
+/// large, so that this is for 16,000 times the variance of the mean. Above all that `Average` allows.
+const MORE_BITS: u8 = 7;
 /// Rows that one task packs.
 const ROWS_A_TASK: usize = 256;
 
@@ -141,29 +141,22 @@ pub fn learn_layout(
     lengths: RowLengths,
     control: &Control,
 ) -> Result<RankedLayout> {
-    let mut latent_bits = latent_bits_of(codes.dim())?;
-    let mut width = lengths.longest;
-    if bits.are_complete() {
-        (latent_bits, width) = (0, codes.dim());
-    }
-    let most = max_magnitude_bits(latent_bits);
-    let samples = if bits.are_complete() {
-        Samples::by_latent(codes)
+    let of_dim = latent_bits_of(codes.dim())?;
+    let (latent_bits, width, samples) = if bits.are_complete() {
+        (0, codes.dim(), Samples::by_latent(codes))
     } else {
-        Samples::draw(codes, lengths)
+        (of_dim, lengths.longest, Samples::draw(codes, lengths))
     };
     control.check()?;
-    let range = 0.0..=f64::from(most);
+    let most = max_magnitude_bits(latent_bits);
     let magnitude_bits = match *bits {
         MagnitudeBits::Uniform(bits) if bits <= most => vec![bits; width],
-        MagnitudeBits::Average(average) if range.contains(&average) => {
+        MagnitudeBits::Average(average) | MagnitudeBits::Complete(average)
+            if (0.0..=f64::from(most)).contains(&average) =>
+        {
             let budget = (average * width as f64).floor() as usize;
-            samples.allocate(budget, most, control)?
-        }
-        MagnitudeBits::Complete(average) if range.contains(&average) => {
-            let budget = (average * width as f64).floor() as usize;
-            let most = most.min(average as u8 + MORE_BITS);
-            samples.allocate(budget, most, control)?
+            // codebooks of many bits take long to learn, and are only for the largest variances
+            samples.allocate(budget, most.min(average as u8 + MORE_BITS), control)?
         }
         ref other => {
             return Err(Error::argument(format!(
