@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import sparse_retrieval as sr
+from conftest import ISAS
 
 
 @pytest.fixture(scope="module")
@@ -45,12 +46,31 @@ def test_one_query_of_long_rank_coded_rows_is_a_rough_scan_with_the_bytes_of_a_s
     support = rng.integers(0, 4096 // 16, (3_000, 16)) + np.arange(16) * 256
     codes = sr.SparseCodes(support, rng.standard_normal((3_000, 16)), dim=4096)
     index = sr.SparseIndex.from_codes(codes, value_bits=4, metric="cosine")
-    # 12 bits of latent and 4 of value, which every instruction set but AVX2 reads this way
+    # 12 bits of latent and 4 of value: words, which a plain loop reads this way too
     monkeypatch.setenv("SPARSE_RETRIEVAL_ISA", "scalar")
     one = index.explain(codes[:1])
     assert one["way"] == "rough_scan"
     assert "1 of the 64 queries" in one["reason"]
     assert index.explain(codes[:20])["way"] == "integer_pass"
+    few, many = index.search(codes[:7], 20), index.search(codes[:20], 20)
+    assert few.scores.tobytes() == many.scores[:7].tobytes()
+    assert few.ids.tobytes() == many.ids[:7].tobytes()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_rows_whose_first_ranks_have_many_levels_are_scanned_roughly_too(
+    monkeypatch: pytest.MonkeyPatch, isa: str
+) -> None:
+    rng = np.random.default_rng(2)
+    support = rng.integers(0, 8192 // 32, (3_000, 31)) + np.arange(31) * 256
+    values = rng.standard_normal((3_000, 31)) / (1 + np.arange(31))
+    codes = sr.SparseCodes(support, values, dim=8192)
+    index = sr.SparseIndex.from_codes(codes, value_bits=3.5, metric="cosine")
+    bits = index.stats()["magnitude_bits"]
+    assert bits is not None
+    assert max(bits) > 4  # a sign and four bits are what registers hold
+    monkeypatch.setenv("SPARSE_RETRIEVAL_ISA", isa)
+    assert index.explain(codes[:1])["way"] == ("scan" if isa == "scalar" else "rough_scan")
     few, many = index.search(codes[:7], 20), index.search(codes[:20], 20)
     assert few.scores.tobytes() == many.scores[:7].tobytes()
     assert few.ids.tobytes() == many.ids[:7].tobytes()

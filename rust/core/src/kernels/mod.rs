@@ -188,7 +188,7 @@ impl Kernels {
                 project_some_wide: x86_64::avx2::project_from,
                 integer_row: integers::integer_row,
                 pass_rows: x86_64::tile_avx2::pass_rows,
-                rough_sums: rough::sums,
+                rough_sums: x86_64::rough_avx2::sums,
                 rough_reached: rough::reached,
                 tile_layout: x86_64::tile_avx2::LAYOUT,
             }),

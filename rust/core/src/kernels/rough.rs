@@ -14,8 +14,18 @@ use crate::codes::RankedLayout;
 /// Rows that a kernel takes at a time.
 pub const ROUGH_ROWS: usize = 16;
 
-/// The most signed levels of a rank: a sign and four bits.
+/// The most signed levels of a rank that is looked up in registers: a sign and four bits.
 pub const ROUGH_LEVELS: usize = 32;
+
+/// One rank in so many may have more: those are looked up one by one.
+const RANKS_A_WIDE_ONE: usize = 6;
+
+/// Signed levels that a register of bytes holds.
+pub const HALF_LEVELS: usize = 16;
+
+/// The levels of two ranks, byte by byte: of the first [`HALF_LEVELS`] of each rank and of those
+/// after them the lower and the upper bytes of the one rank and then of the other.
+pub(super) type LevelBytes = [[[u8; HALF_LEVELS]; 4]; 2];
 
 /// Ranks that are unpacked at a time.
 pub(super) const GROUP: usize = 8;
@@ -45,8 +55,15 @@ pub(super) struct GroupRead {
 pub struct RoughQuery<'a> {
     layout: &'a RankedLayout,
     weights: Vec<i16>,
-    /// Two ranks each, [`ROUGH_LEVELS`] signed levels of the one and then of the other.
+    /// In the order of the layout's signed levels.
+    in_order: Vec<i16>,
+    /// Ranks with more than [`ROUGH_LEVELS`] of them.
+    wide: Vec<usize>,
+    /// Two ranks each, [`ROUGH_LEVELS`] signed levels of the one and then of the other; zeros for
+    /// those of wide ranks.
     levels: Vec<[i16; 2 * ROUGH_LEVELS]>,
+    /// The same.
+    level_bytes: Vec<LevelBytes>,
     reads: Vec<GroupRead>,
 }
 
@@ -66,8 +83,12 @@ impl<'a> RoughQuery<'a> {
         let mut padded = weights.to_vec();
         padded.resize(latents, 0);
         let mut pairs = vec![[0; 2 * ROUGH_LEVELS]; offsets.len() / 2];
+        let wide: Vec<usize> = wide_ranks(layout).collect();
         for (rank, (&base, &mask)) in bases.iter().zip(masks).enumerate() {
             let (base, n) = (base as usize, mask as usize + 1);
+            if n > ROUGH_LEVELS {
+                continue;
+            }
             let first = (rank % 2) * ROUGH_LEVELS;
             pairs[rank / 2][first..first + n].copy_from_slice(&levels[base..base + n]);
         }
@@ -87,24 +108,54 @@ impl<'a> RoughQuery<'a> {
                         (offset - start + i % 4) as u8
                     }),
                     shifts: std::array::from_fn(|i| shifts[first + i] as u32),
-                    masks: std::array::from_fn(|i| masks[first + i] as u32),
+                    // of a wide rank the first level is looked up, which is 0 as all of them are
+                    masks: std::array::from_fn(|i| match masks[first + i] as u32 {
+                        mask if mask < ROUGH_LEVELS as u32 => mask,
+                        _ => 0,
+                    }),
                 }
             })
             .collect();
         Self {
             layout,
             weights: padded,
+            in_order: levels.to_vec(),
+            wide,
+            level_bytes: pairs.iter().map(bytes_of).collect(),
             levels: pairs,
             reads,
         }
     }
 
-    /// True where rows have 16 bytes or more and say their latents, and no rank has more than
-    /// [`ROUGH_LEVELS`] signed levels.
+    /// True where rows have 16 bytes or more and say their latents, and few ranks have more than
+    /// [`ROUGH_LEVELS`] signed levels: none where fields are words.
     pub fn can_read(layout: &RankedLayout) -> bool {
-        let [_, _, masks, _] = layout.groups();
-        let is_narrow = masks.iter().all(|&mask| (mask as usize) < ROUGH_LEVELS);
+        let wide = wide_ranks(layout).count();
+        let is_narrow =
+            wide == 0 || !layout.is_words() && wide * RANKS_A_WIDE_ONE <= layout.width();
         layout.row_bytes() >= HALF_BYTES && is_narrow && !layout.is_complete()
+    }
+
+    /// What the wide ranks of a row add to its sum.
+    #[inline]
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+    pub(super) fn wide_sum(&self, row: &[u8]) -> i32 {
+        let product = |&rank: &usize| {
+            let (latent, index) = self.layout.indexed_field(row, rank);
+            i32::from(self.weights[latent as usize]) * i32::from(self.in_order[index])
+        };
+        self.wide.iter().map(product).sum()
+    }
+
+    /// Adds what the wide ranks add, if there are any.
+    #[inline]
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+    pub(super) fn add_wide(&self, rows: &[u8], out: &mut [i32]) {
+        if !self.wide.is_empty() {
+            for (row, out) in rows.chunks_exact(self.row_bytes()).zip(out) {
+                *out += self.wide_sum(row);
+            }
+        }
     }
 
     /// Bytes of a row.
@@ -125,9 +176,43 @@ impl<'a> RoughQuery<'a> {
     }
 
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+    pub(super) fn level_bytes(&self) -> &[LevelBytes] {
+        &self.level_bytes
+    }
+
+    /// True where a rank has more than [`HALF_LEVELS`] levels.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+    pub(super) fn has_many_levels(&self) -> bool {
+        let narrow = HALF_LEVELS as u32;
+        self.reads
+            .iter()
+            .any(|read| read.masks.iter().any(|&mask| mask >= narrow))
+    }
+
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub(super) fn reads(&self) -> &[GroupRead] {
         &self.reads
     }
+}
+
+/// Ranks with more than [`ROUGH_LEVELS`] signed levels.
+fn wide_ranks(layout: &RankedLayout) -> impl Iterator<Item = usize> + '_ {
+    let masks = layout.groups()[2].iter().enumerate();
+    masks
+        .filter(|(_, &mask)| mask as usize >= ROUGH_LEVELS)
+        .map(|(rank, _)| rank)
+}
+
+/// The levels of two ranks, byte by byte.
+fn bytes_of(levels: &[i16; 2 * ROUGH_LEVELS]) -> LevelBytes {
+    std::array::from_fn(|half| {
+        std::array::from_fn(|byte| {
+            std::array::from_fn(|i| {
+                let at = byte / 2 * ROUGH_LEVELS + half * HALF_LEVELS + i;
+                levels[at].to_le_bytes()[byte % 2]
+            })
+        })
+    })
 }
 
 /// Scales of rows, as they are stored.
@@ -208,14 +293,11 @@ pub fn sums(query: &RoughQuery<'_>, rows: &[u8], out: &mut [i32]) {
     if layout.is_words() {
         return word_sums(query, rows, out);
     }
-    let masks = layout.groups()[2];
     for (row, out) in rows.chunks_exact(layout.row_bytes()).zip(out) {
         let mut sum = 0i32;
-        for (rank, &mask) in masks.iter().enumerate().take(layout.width()) {
-            let (latent, rest) = layout.raw_field(row, rank);
-            let index = (rest & mask as u32) as usize + (rank % 2) * ROUGH_LEVELS;
-            let level = query.levels()[rank / 2][index];
-            sum += i32::from(query.weights()[latent as usize]) * i32::from(level);
+        for rank in 0..layout.width() {
+            let (latent, index) = layout.indexed_field(row, rank);
+            sum += i32::from(query.weights()[latent as usize]) * i32::from(query.in_order[index]);
         }
         *out = sum;
     }

@@ -109,11 +109,16 @@ proptest! {
     fn every_instruction_set_makes_the_same_rough_sums(
         latent_bits in 1u32..=16,
         bits in proptest::collection::vec(0u8..=4, 6..40),
+        wide in proptest::collection::vec((0usize..40, 5u8..=7), 0..4),
         words in any::<bool>(),
         n in 0usize..50,
         seed in any::<u64>(),
     ) {
-        let (latent_bits, bits) = if words { (12, vec![3u8; 16]) } else { (latent_bits, bits) };
+        let (latent_bits, mut bits) = if words { (12, vec![3u8; 16]) } else { (latent_bits, bits) };
+        for &(rank, many) in wide.iter().filter(|_| !words) {
+            let at = rank % bits.len();
+            bits[at] = many;
+        }
         let n_levels: usize = bits.iter().map(|&b| 1usize << b).sum();
         let layout = RankedLayout::new(latent_bits, bits, vec![1.0; n_levels]).unwrap();
         let mut state = seed;
@@ -128,8 +133,10 @@ proptest! {
         for layout in [layout.clone(), layout.prefix(5)] {
             let mut levels = levels[..layout.signed_levels().len()].to_vec();
             *levels.last_mut().unwrap() = 0;
-            prop_assert_eq!(RoughQuery::can_read(&layout), layout.row_bytes() >= 16);
-            if layout.row_bytes() < 16 {
+            let many = layout.magnitude_bits().iter().filter(|&&bits| bits > 4).count();
+            let can_be_read = layout.row_bytes() >= 16 && 6 * many <= layout.width();
+            prop_assert_eq!(RoughQuery::can_read(&layout), can_be_read);
+            if !can_be_read {
                 continue;
             }
             let query = RoughQuery::new(&layout, &weights, &levels);

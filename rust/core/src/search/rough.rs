@@ -46,14 +46,13 @@ const MOST: f64 = i16::MAX as f64;
 const SOUND_UNITS: Range<f64> = 1e-200..1e200;
 
 /// True where this is faster than scoring every row, as was measured: rank-coded rows, with AVX-512
-/// or, where fields are words, with no instructions for gathers at all.
+/// or AVX2 or, where fields are words, without either.
 pub fn pays(data: &ScanRows<'_>, kernels: Kernels) -> bool {
     let RowCoding::Ranked(layout) = data.rows.coding() else {
         return false;
     };
     let is_faster = match kernels.isa() {
-        Isa::Avx512 => true,
-        Isa::Avx2 => false,
+        Isa::Avx512 | Isa::Avx2 => true,
         Isa::Scalar => layout.is_words(),
     };
     is_faster && RoughQuery::can_read(layout)

@@ -198,6 +198,37 @@ unsafe fn score_ranked(
     }
 }
 
+/// Eight words of each of eight rows, as four columns of pairs of ranks: 32-bit element `i` of
+/// column `p` has word `2 p` of row `i` in its lower half and word `2 p + 1` in its upper half.
+///
+/// # Safety
+/// AVX2 is there, and each pointer has 16 bytes behind it.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) unsafe fn words_by_rank(rows: [*const u8; 8]) -> [__m256i; 4] {
+    // SAFETY: 16 bytes are there by the caller's promise; loadu needs no alignment.
+    let two: [__m256i; 4] = std::array::from_fn(|i| unsafe {
+        _mm256_inserti128_si256::<1>(
+            _mm256_castsi128_si256(_mm_loadu_si128(rows[i].cast())),
+            _mm_loadu_si128(rows[i + 4].cast()),
+        )
+    });
+    let (a, b) = (
+        _mm256_unpacklo_epi32(two[0], two[1]),
+        _mm256_unpacklo_epi32(two[2], two[3]),
+    );
+    let (c, d) = (
+        _mm256_unpackhi_epi32(two[0], two[1]),
+        _mm256_unpackhi_epi32(two[2], two[3]),
+    );
+    [
+        _mm256_unpacklo_epi64(a, b),
+        _mm256_unpackhi_epi64(a, b),
+        _mm256_unpacklo_epi64(c, d),
+        _mm256_unpackhi_epi64(c, d),
+    ]
+}
+
 /// `first` and the seven numbers after it.
 #[inline]
 #[target_feature(enable = "avx2")]

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use half::f16;
 
+use super::avx2::{from_on, words_by_rank};
 use super::padded_group;
 use crate::codes::{RankedLayout, RowFormat, RowSpan, RowsView};
 use crate::kernels::generic::{self, with_row_coding, LANES};
@@ -254,37 +255,6 @@ unsafe fn score_words<const LEVELS: usize>(
     }
 }
 
-/// Eight words of each of eight rows, as four columns of pairs of ranks: 32-bit element `i` of
-/// column `p` has word `2 p` of row `i` in its lower half and word `2 p + 1` in its upper half.
-///
-/// # Safety
-/// AVX-512 is there, and each pointer has 16 bytes behind it.
-#[inline]
-#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq")]
-pub(super) unsafe fn words_by_rank(rows: [*const u8; 8]) -> [__m256i; 4] {
-    // SAFETY: 16 bytes are there by the caller's promise; loadu needs no alignment.
-    let two: [__m256i; 4] = std::array::from_fn(|i| unsafe {
-        _mm256_inserti128_si256::<1>(
-            _mm256_castsi128_si256(_mm_loadu_si128(rows[i].cast())),
-            _mm_loadu_si128(rows[i + 4].cast()),
-        )
-    });
-    let (a, b) = (
-        _mm256_unpacklo_epi32(two[0], two[1]),
-        _mm256_unpacklo_epi32(two[2], two[3]),
-    );
-    let (c, d) = (
-        _mm256_unpackhi_epi32(two[0], two[1]),
-        _mm256_unpackhi_epi32(two[2], two[3]),
-    );
-    [
-        _mm256_unpacklo_epi64(a, b),
-        _mm256_unpackhi_epi64(a, b),
-        _mm256_unpacklo_epi64(c, d),
-        _mm256_unpackhi_epi64(c, d),
-    ]
-}
-
 /// # Safety
 /// As [`score_rows`].
 #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq")]
@@ -371,7 +341,7 @@ unsafe fn fields(layout: &RankedLayout, row: &[u8], group: usize) -> (__m256i, _
         };
         let latent_bits = _mm_cvtsi32_si128(layout.latent_bits() as i32);
         let latents = if layout.is_complete() {
-            super::avx2::from_on(group)
+            from_on(group)
         } else {
             _mm256_and_si256(fields, _mm256_set1_epi32((1 << layout.latent_bits()) - 1))
         };

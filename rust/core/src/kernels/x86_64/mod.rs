@@ -4,6 +4,7 @@
 pub mod avx2;
 pub mod avx512;
 pub mod clusters;
+pub mod rough_avx2;
 pub mod rough_avx512;
 pub mod sums;
 pub mod tile_avx2;

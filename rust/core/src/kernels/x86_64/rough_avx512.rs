@@ -4,7 +4,7 @@
 
 use std::arch::x86_64::*;
 
-use super::avx512::words_by_rank;
+use super::avx2::words_by_rank;
 use crate::kernels::rough::{
     GroupRead, RoughQuery, RoughScales, GROUP, HALF_BYTES, ROUGH_LEVELS, ROUGH_ROWS, SOUND_SCALES,
 };
@@ -121,6 +121,7 @@ unsafe fn block_sums<const WORDS: bool>(query: &RoughQuery<'_>, rows: &[u8], out
         );
         // SAFETY: `out` has sixteen numbers; storeu needs no alignment.
         unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), sums) };
+        query.add_wide(block, out);
     }
 }
 
