@@ -75,7 +75,7 @@ def parts() -> str:
 
 
 def defaults() -> str:
-    """Render ours before and after atoms went by the width and bits were tried."""
+    """Render ours before and after atoms, bits and kinds of codes were chosen by trial."""
     before, after = _load("study_defaults"), _load("study")
     lines = [
         "| set | bytes, at most | atoms | k, bits a value | recall@100 before | after | "
@@ -88,7 +88,9 @@ def defaults() -> str:
             new = now[setting]
             if not new.get("note"):
                 continue
-            atoms, _, code = new["note"].partition(" atoms, ")
+            # complete codes have axes, and a value for each
+            note = new["note"].replace(" axes, ", " axes atoms, all, ")
+            atoms, _, code = note.partition(" atoms, ")
             lines.append(
                 f"| {after['sets'][name]['title']} | {setting.split()[1]} | {atoms} | "
                 f"{code.removesuffix(' bits a value').replace('k = ', '')} | "
