@@ -126,6 +126,7 @@ def test_a_file_written_from_the_specification_opens(path, saved):
 def test_a_file_of_the_first_version_still_opens_and_answers():
     golden = Path(__file__).parent / "formats"
     answers = json.loads((golden / "v1.json").read_text())
+    answers |= json.loads((golden / "v1_complete.json").read_text())
     for name, expected in answers.items():
         index = sr.SparseIndex.open(golden / name)
         index.verify()
@@ -335,3 +336,17 @@ def test_saving_needs_little_memory_beyond_the_index(path):
     index.save(path)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown * 1024 < 38_400_000 / 2, "less than half of the 38 MB of rows"
+
+
+def test_a_damaged_mean_leaves_no_results_rather_than_scores_that_are_no_numbers(path):
+    dictionary = sr.Dictionary(np.eye(4), mean=[0.5, 0.25, 0, 0])
+    sr.SparseIndex.from_codes(CODES, dictionary=dictionary, modes=["dense"]).save(path)
+    header, _ = sridx_spec.read(path)
+    offset = next(s["offset"] for s in header["sections"] if s["name"] == "mean")
+    data = bytearray(path.read_bytes())
+    data[offset : offset + 4] = struct.pack("<f", float("nan"))
+    path.write_bytes(data)
+    index = sr.SparseIndex.open(path)
+    assert index.search(np.eye(4), 3).ids.tolist() == [[-1] * 3] * 4
+    with pytest.raises(sr.IndexFormatError, match="mean"):
+        index.verify()

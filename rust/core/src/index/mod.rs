@@ -621,6 +621,8 @@ impl Index {
             let constants = source.inner_products_with(mean)?;
             for (hits, constant) in found.iter_mut().zip(constants) {
                 hits.iter_mut().for_each(|hit| hit.score += constant);
+                // of a damaged mean: what is no number is no score, here as in a scan
+                hits.retain(|hit| !hit.score.is_nan());
             }
         }
         Ok(())
