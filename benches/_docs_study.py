@@ -165,6 +165,11 @@ def lost() -> str:
                 rival = next(r for r in measured if r["setting"] == row["rival"])
                 own = next(r for r in measured if r["setting"] == row["ours"])
                 lines.append(_loss(of, f"at most {row['bytes']} bytes", rival, own))
+            if "larger" in row:
+                rival = next(r for r in measured if r["setting"] == row["larger"])
+                own = next(r for r in measured if r["setting"] == row["ours"])
+                where = f"at most {row['bytes']} bytes, in more than the vectors"
+                lines.append(_loss(of, where, rival, own))
         if not ours:
             continue
         most = max(ours, key=lambda row: row["recall@100"]["mean"])
