@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -89,11 +90,34 @@ def _answered(plan: run.Plan, setting: Setting, found: np.ndarray, n_bytes: floa
     np.save(run.kept_path(plan, "set", setting).with_suffix(".npy"), found.astype(np.int32))
 
 
+def test_a_rival_larger_than_the_vectors_is_named_beside_the_one_that_is_compared() -> None:
+    def row(family: str, total: float, recall: float) -> dict[str, Any]:
+        summary = {"mean": recall, "least": recall - 0.01, "most": recall + 0.01}
+        measured = dict.fromkeys(("recall@1", "recall@10", "recall@100", "ndcg@10"), summary)
+        return {
+            "setting": family,
+            "family": family,
+            "bytes": 30.0,
+            "total_bytes": total,
+            **measured,
+        }
+
+    rows = {of["setting"]: of for of in (row("ours", 40, 0.5), row("small", 40, 0.4))}
+    large = {"large": row("large", 100, 0.9)}
+    (margin, *_) = results.margins(rows | large, {}, 64.0)
+    assert (margin["rival"], margin["larger"]) == ("small", "large")
+    assert margin["recall@100"]["mean"] == pytest.approx(0.1)
+    (margin, *_) = results.margins(rows | large, {}, 128.0)
+    assert margin["rival"] == "large"
+    assert "larger" not in margin
+    assert results.margins(rows, {}, 39.0) == []
+
+
 def test_a_run_adds_to_the_result_and_keeps_what_it_did_not_measure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng = np.random.default_rng(0)
-    rows = rng.standard_normal((300, 8)).astype(np.float32)
+    rows = rng.standard_normal((300, 32)).astype(np.float32)
     known = datasets.DataSet("a set", "a seed", lambda data, cache: datasets.Source(rows), 20)
     monkeypatch.setitem(datasets.DATA_SETS, "set", known)
     own, rival = (Setting(family, family, _no_build) for family in ("ours", "rival"))

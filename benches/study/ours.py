@@ -89,7 +89,7 @@ def built(items: Rows, cache: Path, *, budget: float, seed: int, oversample: flo
     )
 
 
-def settings(seeds: tuple[int, ...]) -> list[Setting]:
+def settings(seeds: tuple[int, ...], *, quick: bool = False) -> list[Setting]:
     """Every budget and seed, and one budget rescored."""
     made = [
         Setting(
@@ -100,7 +100,7 @@ def settings(seeds: tuple[int, ...]) -> list[Setting]:
             timed=seed == seeds[0],
         )
         for seed in seeds
-        for budget in BUDGETS + LARGER
+        for budget in BUDGETS + (() if quick else LARGER)
     ]
     rescored = functools.partial(built, budget=64, seed=seeds[0], oversample=3)
     return [*made, Setting("ours, rescored", "ours, 64 bytes, rescored x3", rescored, timed=True)]

@@ -62,7 +62,7 @@ class Plan:
 def settings(plan: Plan, name: str) -> list[Setting]:
     """All settings of a data set, ours first."""
     parts = datasets.prepared(name, plan.data, plan.cache)
-    made = ours.settings(plan.seeds)
+    made = ours.settings(plan.seeds, quick=plan.quick)
     made += rivals.settings(parts.items.shape[1], len(parts.items), quick=plan.quick)
     made += [] if plan.quick else sparse.settings()
     return [setting for setting in made if not plan.only or setting.family in plan.only]
