@@ -270,6 +270,15 @@ def test_codebooks_of_complete_rows_serve_rows_over_as_many_latents_only(tmp_pat
         sr.IndexWriter(tmp_path / "b.sridx", dim=4, codebooks=index, value_bits=4)
 
 
+def test_few_rows_have_small_codebooks():
+    x = gaussian(200, 16)
+    index = sr.SparseIndex.from_embeddings(x, bytes_per_item=60, complete=True)
+    # 200 rows teach 50 levels: five bits, and a sign
+    assert index.stats()["value_bits"] <= 6
+    sections = {s["name"]: s["bytes"] for s in index.stats()["sections"]}
+    assert sections["levels"] <= 16 * 64 * 4
+
+
 def test_the_choice_is_the_same_every_time():
     x = gaussian(1_000, 24)
     plans = [

@@ -35,6 +35,10 @@ MEASURED_ROWS = 16_384
 #: The most bits a value, sign included, that the file holds.
 MOST_BITS = 12
 
+#: Rows that a level of a codebook is learnt from at least: codebooks of few rows would know them by
+#: heart, and weigh more than they do.
+LEAST_ROWS_A_LEVEL = 4
+
 #: Codes of all rows are held before they are packed, 8 bytes a value; with more bytes than these
 #: complete codes are not considered.
 MOST_BYTES = 1 << 31
@@ -93,7 +97,9 @@ def plan(
     variances, axes = np.linalg.eigh(centred.T @ centred / np.float32(len(rows)))
     order = np.argsort(-variances, kind="stable")
     variances, axes = np.maximum(variances[order], 0.0), axes[:, order].T
-    of_axes = allocated(variances, bits)
+    # a sign, and as many levels as rows are enough for
+    most = 1 + max(len(x) // LEAST_ROWS_A_LEVEL, 1).bit_length() - 1
+    of_axes = allocated(variances, bits, min(most, MOST_BITS))
     kept = np.flatnonzero(of_axes)
     if len(kept) == 0 or 8 * len(x) * len(kept) > MOST_BYTES:
         return None
@@ -180,7 +186,9 @@ def build(
     )
 
 
-def allocated(variances: Sequence[float] | npt.NDArray[Any], bits: int) -> npt.NDArray[np.int64]:
+def allocated(
+    variances: Sequence[float] | npt.NDArray[Any], bits: int, most: int = MOST_BITS
+) -> npt.NDArray[np.int64]:
     """Bits of each axis, sign included: each to the axis whose error it lessens most.
 
     Parameters
@@ -189,11 +197,13 @@ def allocated(variances: Sequence[float] | npt.NDArray[Any], bits: int) -> npt.N
         Of the axes.
     bits : int
         In all.
+    most : int, default MOST_BITS
+        Of an axis.
 
     Returns
     -------
     ndarray of int64, shape (len(variances),)
-        0 to MOST_BITS each.
+        0 to `most` each.
     """
     left = list(LEFT_OF_VARIANCE)
     while len(left) <= MOST_BITS:
@@ -208,7 +218,7 @@ def allocated(variances: Sequence[float] | npt.NDArray[Any], bits: int) -> npt.N
         _, axis = heapq.heappop(gains)
         given[axis] += 1
         has = int(given[axis])
-        if has < MOST_BITS:
+        if has < most:
             heapq.heappush(gains, (-variances[axis] * (left[has] - left[has + 1]), axis))
     return given
 
