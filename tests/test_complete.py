@@ -224,6 +224,18 @@ def test_codes_that_would_fill_the_memory_are_not_considered(monkeypatch):
         sr.SparseIndex.from_embeddings(x, bytes_per_item=18, complete=True)
 
 
+@pytest.mark.parametrize("options", [{}, {"complete": True}])
+def test_a_row_that_is_not_finite_is_named_even_where_a_sample_finds_it(monkeypatch, options):
+    monkeypatch.setattr(complete, "AXIS_ROWS", 100)
+    x = gaussian(300, 8)
+    x[201, 5] = np.nan
+    with pytest.raises(ValueError, match=r"row 201 "):
+        sr.SparseIndex.from_embeddings(x, bytes_per_item=12, rounds=1, **options)
+    x[201, 5], x[202, 5] = 0, np.inf  # not in the sample
+    with pytest.raises(ValueError, match=r"row 202 "):
+        sr.SparseIndex.from_embeddings(x, bytes_per_item=12, rounds=1, **options)
+
+
 def test_zero_rows_score_zero_and_do_not_disturb_the_others():
     x = gaussian(500, 16)
     x[[3, 77]] = 0

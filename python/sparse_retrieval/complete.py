@@ -241,7 +241,19 @@ def _lost(
 
 
 def _spread(x: Any, most: int) -> npt.NDArray[np.float32]:
-    return as_rows(x[:: -(-len(x) // most)], "x", np.float32)
+    """Up to `most` rows of x, spread over all; a row that is not finite is called by its number."""
+    step = -(-len(x) // most)
+    rows = x[::step]
+    numbers = np.asarray(rows)
+    if step > 1 and numbers.ndim == 2 and numbers.dtype.kind == "f":
+        with np.errstate(over="ignore", invalid="ignore"):
+            finite = np.isfinite(numbers.astype(np.float32)).all(axis=1)
+        if not finite.all():
+            raise ValueError(
+                f"x row {step * int(np.argmin(finite))} holds NaN, infinity or a number beyond "
+                "float32; expected finite numbers within float32"
+            )
+    return as_rows(rows, "x", np.float32)
 
 
 def _unit(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
