@@ -42,11 +42,9 @@ def built(items: Rows, cache: Path, *, budget: float, seed: int, oversample: flo
     learnt, learn_s = dictionary(items, cache, n_atoms, seed)
     begun = time.process_time()
     chosen = tried(learnt, items, bytes_per_item=budget, metric="cosine", threads=None)
-    axes = complete.plan(items, bytes_per_item=budget, normalise=True, threads=None)
-    if axes is not None and complete.pays(
-        items, axes, (learnt, chosen), normalise=True, threads=None
-    ):
-        learnt, chosen = axes
+    learnt, chosen = complete.better_of(
+        items, (learnt, chosen), bytes_per_item=budget, normalise=True, threads=None
+    )
     codes = encode(learnt, items, chosen, normalise=True, threads=None, progress=False)
     index = sr.SparseIndex.from_codes(
         codes,

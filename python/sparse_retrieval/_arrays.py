@@ -55,7 +55,7 @@ def of_column(x: Any) -> Any:
     return as_matrix(x)
 
 
-def as_rows(x: Any, name: str, dtype: type[FloatT]) -> npt.NDArray[FloatT]:
+def as_rows(x: Any, name: str, dtype: type[FloatT], *, step: int = 1) -> npt.NDArray[FloatT]:
     """A finite, C-contiguous (n, d) array; one row of shape (d,) becomes (1, d).
 
     Parameters
@@ -66,6 +66,8 @@ def as_rows(x: Any, name: str, dtype: type[FloatT]) -> npt.NDArray[FloatT]:
         What to call it in errors.
     dtype : numpy.float32 or numpy.float64
         Of the result.
+    step : int, default 1
+        Where x is every step-th row of something, of which errors are to give the row.
 
     Raises
     ------
@@ -83,12 +85,14 @@ def as_rows(x: Any, name: str, dtype: type[FloatT]) -> npt.NDArray[FloatT]:
     with np.errstate(over="ignore", invalid="ignore"):
         # a number beyond float32 becomes inf in float32 and is found below in float64
         rows = np.ascontiguousarray(array, dtype=dtype)
-    check_finite(rows, name)
+    check_finite(rows, name, step=step)
     return rows
 
 
-def check_finite(rows: npt.NDArray[np.floating[Any]], name: str) -> None:
+def check_finite(rows: npt.NDArray[np.floating[Any]], name: str, *, step: int = 1) -> None:
     """Refuse NaN, inf and numbers beyond float32, naming the first row that has one.
+
+    Row i is called i * step.
 
     Raises
     ------
@@ -103,7 +107,7 @@ def check_finite(rows: npt.NDArray[np.floating[Any]], name: str) -> None:
     with np.errstate(invalid="ignore"):
         row, column = np.argwhere(~(np.abs(rows) <= _FLOAT32_MAX))[0]
     raise ValueError(
-        f"{name} row {row} holds {rows[row, column]} in column {column}; "
+        f"{name} row {row * step} holds {rows[row, column]} in column {column}; "
         "expected finite numbers within float32"
     )
 

@@ -98,7 +98,7 @@ def plan(
     order = np.argsort(-variances, kind="stable")
     variances, axes = np.maximum(variances[order], 0.0), axes[:, order].T
     # a sign, and as many levels as rows are enough for
-    most = 1 + max(len(x) // LEAST_ROWS_A_LEVEL, 1).bit_length() - 1
+    most = max(len(x) // LEAST_ROWS_A_LEVEL, 1).bit_length()
     of_axes = allocated(variances, bits, min(most, MOST_BITS))
     kept = np.flatnonzero(of_axes)
     if len(kept) == 0 or 8 * len(x) * len(kept) > MOST_BYTES:
@@ -119,15 +119,15 @@ def plan(
     return dictionary, Plan(chosen.n_atoms, chosen.k, value_bits, lost, is_complete=True)
 
 
-def pays(
+def better_of(
     x: Any,
-    axes: tuple[Dictionary, Plan],
     sparse: tuple[Dictionary, Plan],
     *,
+    bytes_per_item: float,
     normalise: bool,
     threads: int | None,
-) -> bool:
-    """True where complete codes of a sample recall more than sparse ones do.
+) -> tuple[Dictionary, Plan]:
+    """Complete codes where a sample recalls more by them, else the sparse ones that are given.
 
     How much codes lose does not say it: both kinds err differently. On package descriptions
     complete codes that lose 0.56 times as much recall the same.
@@ -136,18 +136,18 @@ def pays(
     ----------
     x : array_like of float, shape (n, d)
         Up to 16,384 rows of it are coded, and 512 of them asked with.
-    axes, sparse : tuple of (Dictionary, Plan)
-        As `plan` and `compress.tried` return them.
-    normalise : bool
-        Items count as unit vectors.
-    threads : int or None
+    sparse : tuple of (Dictionary, Plan)
+        What `compress.tried` chose.
+    bytes_per_item, normalise, threads
+        As in `plan`.
 
     Returns
     -------
-    bool
+    tuple of (Dictionary, Plan)
     """
-    if not axes[1].lost < HOPE * sparse[1].lost:
-        return False
+    axes = plan(x, bytes_per_item=bytes_per_item, normalise=normalise, threads=threads)
+    if axes is None or not axes[1].lost < HOPE * sparse[1].lost:
+        return sparse
     rows = _spread(x, COMPARED_ROWS)
     queries = _spread(rows, COMPARED_QUERIES)
     metric: Metric = "cosine" if normalise else "inner_product"
@@ -159,7 +159,8 @@ def pays(
         found = index.search(queries, depth, threads=threads).ids
         recalls.append(recall_at(found, truth))
     gained = recalls[0] - recalls[1]
-    return gained >= min(WORTH, WORTH_OF_MISSED * (1.0 - recalls[1])) and gained > 0
+    is_worth = gained >= min(WORTH, WORTH_OF_MISSED * (1.0 - recalls[1])) and gained > 0
+    return axes if is_worth else sparse
 
 
 def build(
@@ -241,19 +242,8 @@ def _lost(
 
 
 def _spread(x: Any, most: int) -> npt.NDArray[np.float32]:
-    """Up to `most` rows of x, spread over all; a row that is not finite is called by its number."""
     step = -(-len(x) // most)
-    rows = x[::step]
-    numbers = np.asarray(rows)
-    if step > 1 and numbers.ndim == 2 and numbers.dtype.kind == "f":
-        with np.errstate(over="ignore", invalid="ignore"):
-            finite = np.isfinite(numbers.astype(np.float32)).all(axis=1)
-        if not finite.all():
-            raise ValueError(
-                f"x row {step * int(np.argmin(finite))} holds NaN, infinity or a number beyond "
-                "float32; expected finite numbers within float32"
-            )
-    return as_rows(rows, "x", np.float32)
+    return as_rows(x[::step], "x", np.float32, step=step)
 
 
 def _unit(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -362,8 +362,8 @@ class SparseIndex(Changes):
         if dictionary is not None and not isinstance(dictionary, Dictionary):
             raise TypeError(f"dictionary is {type(dictionary).__name__}; expected Dictionary")
         bits = compress.DEFAULT_BITS if value_bits is None else _as_bits(value_bits)
-        only_bytes = bytes_per_item is not None and (
-            (k, n_atoms, dictionary, value_bits) == (None, None, None, None)
+        only_bytes = bytes_per_item is not None and all(
+            given is None for given in (k, n_atoms, dictionary, value_bits)
         )
         if complete and not only_bytes:
             raise ValueError(
@@ -388,15 +388,9 @@ class SparseIndex(Changes):
         chosen = compress.plan(
             n, k=k, bytes_per_item=bytes_per_item, n_atoms=atoms, value_bits=bits
         )
-        axes = None
-        if only_bytes and complete is not False:
-            axes = complete_codes.plan(
-                x,
-                bytes_per_item=float(bytes_per_item or 0),
-                normalise=metric == "cosine",
-                threads=threads,
-            )
-        if complete:
+        options: dict[str, Any] = {"normalise": metric == "cosine", "threads": threads}
+        if complete and bytes_per_item is not None:
+            axes = complete_codes.plan(x, bytes_per_item=bytes_per_item, **options)
             if axes is None:
                 raise ValueError(
                     f"bytes_per_item is {bytes_per_item}; no axis of x fits, or the codes of "
@@ -411,10 +405,10 @@ class SparseIndex(Changes):
             chosen = compress.tried(
                 dictionary, x, bytes_per_item=bytes_per_item, metric=metric, threads=threads
             )
-            if axes is not None and complete_codes.pays(
-                x, axes, (dictionary, chosen), normalise=metric == "cosine", threads=threads
-            ):
-                dictionary, chosen = axes
+            if only_bytes and complete is None:
+                dictionary, chosen = complete_codes.better_of(
+                    x, (dictionary, chosen), bytes_per_item=bytes_per_item, **options
+                )
         codes = compress.encode(
             dictionary,
             x,
