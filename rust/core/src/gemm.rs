@@ -10,12 +10,32 @@
 /// `out[i, j] = sum_l a[i, l] * b[j, l]`: row-major `a` (m, inner), `b` (n, inner), and `out`
 /// (m, n) whose rows are `stride` apart.
 pub fn rows_by_rows(a: &[f32], b: &[f32], inner: usize, out: &mut [f32], stride: usize) {
+    multiply(a, b, (1, inner), inner, out, stride);
+}
+
+/// `out[i, j] = sum_l a[i, l] * b[l, j]`: row-major `a` (m, inner), `b` (inner, n) and `out` (m, n).
+pub fn rows_by_columns(a: &[f32], b: &[f32], inner: usize, out: &mut [f32]) {
+    let n = b.len() / inner;
+    multiply(a, b, (n, 1), inner, out, n);
+}
+
+/// The same, where neighbours of `b` are `strides` apart along `l` and along `j`: 1 and the length of
+/// the other axis, either way round.
+fn multiply(
+    a: &[f32],
+    b: &[f32],
+    strides: (usize, usize),
+    inner: usize,
+    out: &mut [f32],
+    stride: usize,
+) {
     let (m, n) = (a.len() / inner, b.len() / inner);
     assert!(a.len() == m * inner && b.len() == n * inner && stride >= n);
     if m == 0 || n == 0 {
         return;
     }
     assert!(out.len() >= (m - 1) * stride + n);
+    assert!((inner - 1) * strides.0 + (n - 1) * strides.1 < b.len());
     // SAFETY: the shapes and strides describe a, b and out within the lengths just checked, and
     // `out` is borrowed uniquely, so it overlaps neither input.
     unsafe {
@@ -28,40 +48,11 @@ pub fn rows_by_rows(a: &[f32], b: &[f32], inner: usize, out: &mut [f32], stride:
             inner as isize,
             1,
             b.as_ptr(),
-            1,
-            inner as isize,
+            strides.0 as isize,
+            strides.1 as isize,
             0.0,
             out.as_mut_ptr(),
             stride as isize,
-            1,
-        );
-    }
-}
-
-/// `out[j, i] = sum_l a[l, i] * b[j, l]`: row-major `a` (inner, m), `b` (n, inner) and `out` (n, m).
-pub fn rows_by_columns(b: &[f32], a: &[f32], inner: usize, out: &mut [f32]) {
-    let (m, n) = (a.len() / inner, b.len() / inner);
-    assert!(a.len() == m * inner && b.len() == n * inner && out.len() == m * n);
-    if m == 0 || n == 0 {
-        return;
-    }
-    // SAFETY: the shapes and strides describe a, b and out within the lengths just checked, and
-    // `out` is borrowed uniquely, so it overlaps neither input.
-    unsafe {
-        matrixmultiply::sgemm(
-            n,
-            inner,
-            m,
-            1.0,
-            b.as_ptr(),
-            inner as isize,
-            1,
-            a.as_ptr(),
-            m as isize,
-            1,
-            0.0,
-            out.as_mut_ptr(),
-            m as isize,
             1,
         );
     }

@@ -151,6 +151,21 @@ impl Candidates {
     }
 }
 
+/// In single precision, not above `x`.
+pub fn rounded_down(x: f64) -> f32 {
+    let near = x as f32;
+    if f64::from(near) > x {
+        near.next_down()
+    } else {
+        near
+    }
+}
+
+/// In single precision, not below `x`.
+pub fn rounded_up(x: f64) -> f32 {
+    -rounded_down(-x)
+}
+
 /// Candidates of one query, beyond which scoring all rows is no more work than it saves.
 const MOST_KEPT: usize = 1 << 14;
 

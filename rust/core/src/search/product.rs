@@ -3,8 +3,7 @@
 //! best are scored in double precision. The result is that of [`super::scan()`], bit for bit.
 //!
 //! Rows of hundreds of small values are what the integer pass of [`super::batch`] bounds badly: its
-//! error grows with the sum of magnitudes. Here it is that of single precision, and as many
-//! multiplications as there are places in a row cost no more than looking a quarter of them up.
+//! error grows with the sum of magnitudes. Here it is that of single precision.
 //!
 //! # The bound
 //!
@@ -28,7 +27,7 @@ use std::ops::Range;
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
-use super::candidates::{Candidate, Candidates, SharedThreshold};
+use super::candidates::{rounded_down, rounded_up, Candidate, Candidates, SharedThreshold};
 use super::integer::largest_of;
 use super::scan::{row_ranges, scan, Scales, ScanRows};
 use super::{Hit, Selection, TopK, WeightSource};
@@ -306,7 +305,7 @@ impl Wave<'_> {
         let least = if least.abs() < VANISHING {
             -VANISHING as f32
         } else {
-            -rounded_up(-least)
+            rounded_down(least)
         };
         let reaches = |(&product, &scale): (&f32, &f32)| scale * (product + bound.coarse) >= least;
         let looks = products.chunks(ROWS_A_LOOK).zip(scales.chunks(ROWS_A_LOOK));
@@ -337,7 +336,7 @@ impl Wave<'_> {
         let candidate = Candidate {
             row: row as u64,
             upper: rounded_up(factor * (product + bound.error)),
-            lower: -rounded_up(-(factor * (product - bound.error))),
+            lower: rounded_down(factor * (product - bound.error)),
         };
         let may_be = candidate.upper >= candidates.threshold() && self.admits(query, row);
         if may_be && candidates.push(candidate) {
@@ -372,15 +371,5 @@ impl Wave<'_> {
             }
         }
         Ok(top.into_sorted())
-    }
-}
-
-/// In single precision, not below `x`.
-fn rounded_up(x: f64) -> f32 {
-    let near = x as f32;
-    if f64::from(near) < x {
-        near.next_up()
-    } else {
-        near
     }
 }

@@ -25,7 +25,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::candidates::SharedThreshold;
+use super::candidates::{rounded_down, SharedThreshold};
 use super::integer::largest_of;
 use super::scan::{row_ranges, scan, Scales, ScanRows};
 use super::{Hit, Selection, TopK, WeightSource};
@@ -300,15 +300,5 @@ impl Look {
             scores: [0.0; ROWS_A_LOOK],
             reached: Vec::with_capacity(ROWS_A_LOOK),
         }
-    }
-}
-
-/// In single precision, not above `x`.
-fn rounded_down(x: f64) -> f32 {
-    let near = x as f32;
-    if f64::from(near) > x {
-        near.next_down()
-    } else {
-        near
     }
 }

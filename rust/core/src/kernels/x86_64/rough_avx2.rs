@@ -11,10 +11,10 @@ use crate::kernels::rough::{
 /// Rows of a register.
 const ROWS: usize = 8;
 
-/// Weights of two ranks of eight rows, the two of a row side by side.
+/// Weights of two ranks of some rows, the two of a row side by side.
 #[derive(Clone, Copy)]
-#[repr(C, align(32))]
-struct Pair([i16; 2 * ROWS]);
+#[repr(C, align(64))]
+pub(super) struct Pair<const N: usize>(pub [i16; N]);
 
 /// [`Kernels::rough_sums`](crate::kernels::Kernels::rough_sums).
 ///
@@ -50,47 +50,23 @@ unsafe fn block_sums<const WORDS: bool, const MANY: bool>(
     let row_bytes = query.row_bytes();
     let bits = query.layout().latent_bits();
     let width = query.reads().len() * GROUP;
-    let weights = query.weights().as_ptr();
-    let latent_mask = (1u64 << bits) - 1;
     // fields that are no words, as words: latents, and indices of levels
     let unpacked = if WORDS { 0 } else { ROWS * width };
     let mut latents = vec![0u16; unpacked];
     let mut indices = vec![0u16; unpacked];
-    let mut looked = vec![Pair([0; 2 * ROWS]); width / 2];
+    let mut looked = vec![Pair([0i16; 2 * ROWS]); width / 2];
     let blocks = rows.chunks_exact(ROWS * row_bytes);
     for (block, out) in blocks.zip(out.chunks_exact_mut(ROWS)) {
         if !WORDS {
-            for (r, row) in block.chunks_exact(row_bytes).enumerate() {
-                for (g, read) in query.reads().iter().enumerate() {
-                    let at = r * width + g * GROUP;
-                    // SAFETY: reads stay within a row (RoughQuery::new), and both buffers have
-                    // `width` words for each of the rows.
-                    unsafe {
-                        let (some_latents, some_indices) = unpack(row, read, bits);
-                        _mm_storeu_si128(latents.as_mut_ptr().add(at).cast(), some_latents);
-                        _mm_storeu_si128(indices.as_mut_ptr().add(at).cast(), some_indices);
-                    }
-                }
-            }
+            // SAFETY: the block has whole rows, and the buffers `width` words for each.
+            unsafe { unpack_rows(query, block, &mut latents, &mut indices) };
         }
         let (fields, stride): (&[u8], _) = if WORDS {
             (block, row_bytes)
         } else {
             (bytemuck::cast_slice(&latents), 2 * width)
         };
-        for (r, row) in fields.chunks_exact(stride).enumerate() {
-            for (four, pairs) in row.chunks_exact(8).zip(looked.chunks_exact_mut(2)) {
-                let four = u64::from_le_bytes(four.try_into().expect("are eight"));
-                // SAFETY: a latent is below 2^bits, and there are as many weights
-                // (RoughQuery::new).
-                let weight =
-                    |i: u32| unsafe { *weights.add((four >> (16 * i) & latent_mask) as usize) };
-                pairs[0].0[2 * r] = weight(0);
-                pairs[0].0[2 * r + 1] = weight(1);
-                pairs[1].0[2 * r] = weight(2);
-                pairs[1].0[2 * r + 1] = weight(3);
-            }
-        }
+        look_up(query, fields, stride, &mut looked);
         let (words, above): (*const u8, _) = if WORDS {
             (block.as_ptr(), _mm_cvtsi32_si128(bits as i32))
         } else {
@@ -108,7 +84,7 @@ unsafe fn block_sums<const WORDS: bool, const MANY: bool>(
                 let pair = group * GROUP / 2 + i;
                 let index = _mm256_srl_epi16(column, above);
                 let levels = levels_at::<MANY>(&query.level_bytes()[pair], index);
-                // SAFETY: a pair has 32 bytes, and lies at a multiple of them.
+                // SAFETY: a pair has 32 bytes, and lies at a multiple of 64.
                 let weights = unsafe { _mm256_load_si256(looked[pair].0.as_ptr().cast()) };
                 *lane = _mm256_add_epi32(*lane, _mm256_madd_epi16(levels, weights));
             }
@@ -155,6 +131,59 @@ fn levels_at<const MANY: bool>(levels: &LevelBytes, index: __m256i) -> __m256i {
         found = _mm256_or_si256(found, here);
     }
     found
+}
+
+/// Looks up the weights of the latents of some rows, whose fields, or latents, are words: each row
+/// takes `stride` bytes, and two places of every pair.
+#[inline(always)]
+pub(super) fn look_up<const N: usize>(
+    query: &RoughQuery<'_>,
+    fields: &[u8],
+    stride: usize,
+    looked: &mut [Pair<N>],
+) {
+    let weights = query.weights().as_ptr();
+    let latent_mask = (1u64 << query.layout().latent_bits()) - 1;
+    for (r, row) in fields.chunks_exact(stride).enumerate() {
+        for (four, pairs) in row.chunks_exact(8).zip(looked.chunks_exact_mut(2)) {
+            let four = u64::from_le_bytes(four.try_into().expect("are eight"));
+            // SAFETY: a latent is below 2^bits, and there are as many weights (RoughQuery::new).
+            let weight =
+                |i: u32| unsafe { *weights.add((four >> (16 * i) & latent_mask) as usize) };
+            pairs[0].0[2 * r] = weight(0);
+            pairs[0].0[2 * r + 1] = weight(1);
+            pairs[1].0[2 * r] = weight(2);
+            pairs[1].0[2 * r + 1] = weight(3);
+        }
+    }
+}
+
+/// The fields of whole rows as words: latents, and indices of levels.
+///
+/// # Safety
+/// AVX2 is there, and both buffers have a word for each place of the query's groups, for each row.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) unsafe fn unpack_rows(
+    query: &RoughQuery<'_>,
+    block: &[u8],
+    latents: &mut [u16],
+    indices: &mut [u16],
+) {
+    let width = query.reads().len() * GROUP;
+    for (r, row) in block.chunks_exact(query.row_bytes()).enumerate() {
+        for (g, read) in query.reads().iter().enumerate() {
+            let at = r * width + g * GROUP;
+            // SAFETY: reads stay within a row (RoughQuery::new), and the buffers have `width` words
+            // for each of the rows by the caller's promise.
+            unsafe {
+                let bits = query.layout().latent_bits();
+                let (some_latents, some_indices) = unpack(row, read, bits);
+                _mm_storeu_si128(latents.as_mut_ptr().add(at).cast(), some_latents);
+                _mm_storeu_si128(indices.as_mut_ptr().add(at).cast(), some_indices);
+            }
+        }
+    }
 }
 
 /// Latents and indices of levels of eight fields.

@@ -5,14 +5,10 @@
 use std::arch::x86_64::*;
 
 use super::avx2::words_by_rank;
+use super::rough_avx2::{look_up, unpack_rows, Pair};
 use crate::kernels::rough::{
-    GroupRead, RoughQuery, RoughScales, GROUP, HALF_BYTES, ROUGH_LEVELS, ROUGH_ROWS, SOUND_SCALES,
+    RoughQuery, RoughScales, GROUP, ROUGH_LEVELS, ROUGH_ROWS, SOUND_SCALES,
 };
-
-/// Weights of two ranks of sixteen rows, the two of a row side by side.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Pair([i16; 2 * ROUGH_ROWS]);
 
 /// [`Kernels::rough_sums`](crate::kernels::Kernels::rough_sums).
 ///
@@ -42,49 +38,25 @@ unsafe fn block_sums<const WORDS: bool>(query: &RoughQuery<'_>, rows: &[u8], out
     let row_bytes = query.row_bytes();
     let bits = query.layout().latent_bits();
     let width = query.reads().len() * GROUP;
-    let weights = query.weights().as_ptr();
-    let latent_mask = (1u64 << bits) - 1;
     let above = _mm_cvtsi32_si128(bits as i32);
     let odd = _mm512_set1_epi32((ROUGH_LEVELS as i32) << 16);
     // fields that are no words, as words: latents, and indices of levels
     let unpacked = if WORDS { 0 } else { ROUGH_ROWS * width };
     let mut latents = vec![0u16; unpacked];
     let mut indices = vec![0u16; unpacked];
-    let mut looked = vec![Pair([0; 2 * ROUGH_ROWS]); width / 2];
+    let mut looked = vec![Pair([0i16; 2 * ROUGH_ROWS]); width / 2];
     let blocks = rows.chunks_exact(ROUGH_ROWS * row_bytes);
     for (block, out) in blocks.zip(out.chunks_exact_mut(ROUGH_ROWS)) {
         if !WORDS {
-            for (r, row) in block.chunks_exact(row_bytes).enumerate() {
-                for (g, read) in query.reads().iter().enumerate() {
-                    let at = r * width + g * GROUP;
-                    // SAFETY: reads stay within a row (RoughQuery::new), and both buffers have
-                    // `width` words for each of the rows.
-                    unsafe {
-                        let (some_latents, some_indices) = unpack(row, read, bits);
-                        _mm_storeu_si128(latents.as_mut_ptr().add(at).cast(), some_latents);
-                        _mm_storeu_si128(indices.as_mut_ptr().add(at).cast(), some_indices);
-                    }
-                }
-            }
+            // SAFETY: the block has whole rows, and the buffers `width` words for each.
+            unsafe { unpack_rows(query, block, &mut latents, &mut indices) };
         }
         let (fields, stride): (&[u8], _) = if WORDS {
             (block, row_bytes)
         } else {
             (bytemuck::cast_slice(&latents), 2 * width)
         };
-        for (r, row) in fields.chunks_exact(stride).enumerate() {
-            for (four, pairs) in row.chunks_exact(8).zip(looked.chunks_exact_mut(2)) {
-                let four = u64::from_le_bytes(four.try_into().expect("are eight"));
-                // SAFETY: a latent is below 2^bits, and there are as many weights
-                // (RoughQuery::new).
-                let weight =
-                    |i: u32| unsafe { *weights.add((four >> (16 * i) & latent_mask) as usize) };
-                pairs[0].0[2 * r] = weight(0);
-                pairs[0].0[2 * r + 1] = weight(1);
-                pairs[1].0[2 * r] = weight(2);
-                pairs[1].0[2 * r + 1] = weight(3);
-            }
-        }
+        look_up(query, fields, stride, &mut looked);
         let (words, above): (*const u8, _) = if WORDS {
             (block.as_ptr(), above)
         } else {
@@ -173,38 +145,4 @@ pub unsafe fn reached(
         }
     }
     true
-}
-
-/// Latents and indices of levels of eight fields.
-///
-/// # Safety
-/// AVX-512 is there, and the reads stay within the row.
-#[inline]
-#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq")]
-unsafe fn unpack(row: &[u8], read: &GroupRead, bits: u32) -> (__m128i, __m128i) {
-    debug_assert!(read
-        .starts
-        .iter()
-        .all(|&start| start + HALF_BYTES <= row.len()));
-    // SAFETY: 16 bytes from each start on are the row's, by the caller's promise, and the arrays
-    // have 32 bytes; loadu needs no alignment.
-    let (bytes, order, shifts, masks) = unsafe {
-        (
-            _mm256_inserti128_si256::<1>(
-                _mm256_castsi128_si256(_mm_loadu_si128(row.as_ptr().add(read.starts[0]).cast())),
-                _mm_loadu_si128(row.as_ptr().add(read.starts[1]).cast()),
-            ),
-            _mm256_loadu_si256(read.bytes.as_ptr().cast()),
-            _mm256_loadu_si256(read.shifts.as_ptr().cast()),
-            _mm256_loadu_si256(read.masks.as_ptr().cast()),
-        )
-    };
-    let fields = _mm256_srlv_epi32(_mm256_shuffle_epi8(bytes, order), shifts);
-    let latents = _mm256_and_si256(fields, _mm256_set1_epi32((1 << bits) - 1));
-    let above = _mm_cvtsi32_si128(bits as i32);
-    let indices = _mm256_and_si256(_mm256_srl_epi32(fields, above), masks);
-    (
-        _mm256_cvtepi32_epi16(latents),
-        _mm256_cvtepi32_epi16(indices),
-    )
 }
