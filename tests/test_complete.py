@@ -16,7 +16,7 @@ from conftest import ISAS
 from sparse_retrieval import complete, compress
 from sparse_retrieval.evaluate import exact_top_k, recall_at
 from strategies import any_values, as_codes, as_dense, code_rows
-from test_ranked import stored_codes, stored_scales
+from test_ranked import assert_finds_what_the_file_holds, stored_codes, stored_scales
 
 
 def gaussian(n: int, d: int, seed: int = 0) -> np.ndarray:
@@ -40,20 +40,9 @@ def test_search_scores_exactly_what_the_file_holds(tmp_path, data):
     index = sr.SparseIndex.from_codes(as_codes(rows, dim), value_bits=bits, complete=True)
     path = tmp_path / "items.sridx"
     index.save(path)
-    again = sr.SparseIndex.open(path)
-    again.verify()
     header, _ = sridx_spec.read(path)
     assert header["rows"]["latent_bits"] == 0
-    items = stored_codes(path, dim, k_row) * stored_scales(path, "scales_step")[:, None]
-    all_scores = queries.astype(np.float32).astype(np.float64) @ items.T
-    magnitudes = np.abs(queries) @ np.abs(items).T
-    for isa in ISAS:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("SPARSE_RETRIEVAL_ISA", isa)
-            result = again.search(sr.SparseCodes.from_dense(queries), k, k_row=k_row)
-        oracles.assert_is_top_k(
-            result.scores, result.ids, all_scores, k, atol=1e-13 * magnitudes.max(initial=0)
-        )
+    assert_finds_what_the_file_holds(path, queries, k, k_row)
 
 
 @given(data=st.data())
