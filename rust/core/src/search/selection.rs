@@ -143,6 +143,12 @@ impl Bitmap {
         self.next(range.start, range.end, 0).is_some()
     }
 
+    /// About how many positions of a range are in it: ends are moved to the next one counted.
+    fn count_about(&self, range: Range<usize>) -> usize {
+        let before = |end: usize| self.before[end.div_ceil(ROWS_A_COUNT)];
+        (before(range.end) - before(range.start)) as usize
+    }
+
     /// The first position of `start..end` whose bit is set, or, with `flip` of all ones, clear.
     fn next(&self, start: usize, end: usize, flip: u64) -> Option<usize> {
         let mut word = start / WORD_BITS;
@@ -242,6 +248,15 @@ impl<'a> Selection<'a> {
     /// How many of `n_rows` rows the bitmap allows: no query has more results.
     pub fn count(&self, n_rows: usize) -> usize {
         self.allowed.map_or(n_rows, Bitmap::count)
+    }
+
+    /// About how many rows of a range the bitmap allows; ranges one after the other add up to
+    /// what the range of all of them has.
+    pub fn count_about(&self, range: Range<usize>) -> usize {
+        match self.allowed {
+            None => range.len(),
+            Some(allowed) => allowed.count_about(range),
+        }
     }
 
     /// Whether the bitmap allows a row.

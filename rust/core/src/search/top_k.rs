@@ -80,6 +80,15 @@ impl TopK {
         }
     }
 
+    /// The `rank`-th best score, from 1 on; `None` where fewer are held.
+    pub fn score_of(&mut self, rank: usize) -> Option<f64> {
+        if rank == 0 || rank > self.hits.len() {
+            return None;
+        }
+        let (_, hit, _) = self.hits.select_nth_unstable_by(rank - 1, Hit::before);
+        Some(hit.score)
+    }
+
     /// How many hits are held; up to 2k - 1.
     pub fn len(&self) -> usize {
         self.hits.len()
@@ -139,6 +148,19 @@ mod tests {
         }
         let positions: Vec<_> = top.into_sorted().iter().map(|hit| hit.position).collect();
         assert_eq!(positions, [2, 3, 4]);
+    }
+
+    #[test]
+    fn a_score_is_asked_for_by_its_rank() {
+        let mut top = TopK::new(4);
+        for (position, score) in [2.0, 5.0, 3.0, 5.0, 1.0].into_iter().enumerate() {
+            top.push(score, position as u64);
+        }
+        let scores: Vec<_> = (0..7).map(|rank| top.score_of(rank)).collect();
+        let expected = [5.0, 5.0, 3.0, 2.0, 1.0].map(Some);
+        assert_eq!(scores[1..6], expected);
+        assert_eq!((scores[0], scores[6]), (None, None));
+        assert_eq!(top.into_sorted().len(), 4);
     }
 
     #[test]

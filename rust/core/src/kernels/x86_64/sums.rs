@@ -39,23 +39,40 @@ unsafe fn count_avx512<S: Sum>(sums: &[S], least: S) -> usize {
 #[target_feature(enable = "avx2")]
 unsafe fn find8_avx2(sums: &mut [u8], least: u8, clear: bool, found: &mut Vec<u16>) {
     const WIDE: usize = 32;
+    const VECTORS: usize = 4;
     let leasts = _mm256_set1_epi8(least as i8);
-    let mut groups = sums.chunks_exact_mut(WIDE);
+    // a sum is at least `least` where it is the larger of the two
+    let reached = |sums: __m256i| {
+        let reached = _mm256_cmpeq_epi8(_mm256_max_epu8(sums, leasts), sums);
+        u64::from(_mm256_movemask_epi8(reached) as u32)
+    };
+    let mut groups = sums.chunks_exact_mut(WIDE * VECTORS);
     let mut first = 0;
     for group in &mut groups {
-        // SAFETY: the group has the 32 bytes that are read and written; loadu and storeu need
-        // no alignment.
-        let reached = unsafe {
-            let place = group.as_mut_ptr().cast::<__m256i>();
-            let sums = _mm256_loadu_si256(place);
-            if clear {
-                _mm256_storeu_si256(place, _mm256_setzero_si256());
+        let place = group.as_mut_ptr().cast::<__m256i>();
+        let mut vectors = [_mm256_setzero_si256(); VECTORS];
+        for (i, vector) in vectors.iter_mut().enumerate() {
+            // SAFETY: the group has the 128 bytes that are read and written; loadu and storeu
+            // need no alignment.
+            unsafe {
+                *vector = _mm256_loadu_si256(place.add(i));
+                if clear {
+                    _mm256_storeu_si256(place.add(i), _mm256_setzero_si256());
+                }
             }
-            // a sum is at least `least` where it is the larger of the two
-            _mm256_cmpeq_epi8(_mm256_max_epu8(sums, leasts), sums)
-        };
-        push_bits(_mm256_movemask_epi8(reached) as u32 as u64, first, found);
-        first += WIDE;
+        }
+        let [a, b, c, d] = vectors;
+        // few groups have any: one branch for all four
+        if reached(_mm256_max_epu8(
+            _mm256_max_epu8(a, b),
+            _mm256_max_epu8(c, d),
+        )) != 0
+        {
+            for (i, &vector) in vectors.iter().enumerate() {
+                push_bits(reached(vector), first + i * WIDE, found);
+            }
+        }
+        first += WIDE * VECTORS;
     }
     find_rest(groups.into_remainder(), first, least, clear, found);
 }
@@ -97,21 +114,26 @@ unsafe fn find16_avx2(sums: &mut [u16], least: u16, clear: bool, found: &mut Vec
 unsafe fn find8_avx512(sums: &mut [u8], least: u8, clear: bool, found: &mut Vec<u16>) {
     const WIDE: usize = 64;
     let leasts = _mm512_set1_epi8(least as i8);
-    let mut groups = sums.chunks_exact_mut(WIDE);
+    let mut groups = sums.chunks_exact_mut(2 * WIDE);
     let mut first = 0;
     for group in &mut groups {
-        // SAFETY: the group has the 64 bytes that are read and written; loadu and storeu need
+        let place = group.as_mut_ptr().cast::<__m512i>();
+        // SAFETY: the group has the 128 bytes that are read and written; loadu and storeu need
         // no alignment.
-        let mask = unsafe {
-            let place = group.as_mut_ptr().cast::<__m512i>();
-            let sums = _mm512_loadu_si512(place);
+        let (low, high) = unsafe {
+            let both = (_mm512_loadu_si512(place), _mm512_loadu_si512(place.add(1)));
             if clear {
                 _mm512_storeu_si512(place, _mm512_setzero_si512());
+                _mm512_storeu_si512(place.add(1), _mm512_setzero_si512());
             }
-            _mm512_cmpge_epu8_mask(sums, leasts)
+            both
         };
-        push_bits(mask, first, found);
-        first += WIDE;
+        // few groups have any: one branch for both
+        if _mm512_cmpge_epu8_mask(_mm512_max_epu8(low, high), leasts) != 0 {
+            push_bits(_mm512_cmpge_epu8_mask(low, leasts), first, found);
+            push_bits(_mm512_cmpge_epu8_mask(high, leasts), first + WIDE, found);
+        }
+        first += 2 * WIDE;
     }
     find_rest(groups.into_remainder(), first, least, clear, found);
 }

@@ -15,6 +15,9 @@
 //! rescoring are what codes ask for.
 
 pub mod build;
+mod query;
+mod scratch;
+mod units;
 pub mod walk;
 
 pub use build::{block_lists, build, BlockLists};

@@ -252,6 +252,32 @@ fn several_whole_blocks_with_rising_scores_agree() {
     }
 }
 
+/// The best rows all at the beginning, or all at the end: what the first blocks let expect of the
+/// others is far too much, or far too little.
+#[test]
+fn rows_by_falling_or_rising_score_agree() {
+    let row = |size: f32| Row::from([(0, size), (1, size / 2.0), (2, -size / 8.0)]);
+    let n: u16 = 2000;
+    for falls in [true, false] {
+        let sizes = (1..=n).map(|i| f32::from(if falls { n + 1 - i } else { i }));
+        let rows: Vec<Row> = sizes.map(row).collect();
+        let corpus = Corpus::new(&rows, 3, ValueKind::Float32, Metric::InnerProduct);
+        let allowed = Bitmap::from_positions(rows.len(), (0..u64::from(n)).step_by(3)).unwrap();
+        let some = Selection {
+            allowed: Some(&allowed),
+            exclusions: None,
+        };
+        // more queries than may be walked twice
+        let queries: Vec<Row> = (1..40u16).map(|i| row(f32::from(i))).collect();
+        for k in [1, 30, 300] {
+            for selection in [Selection::ALL, some] {
+                let metric = Metric::InnerProduct;
+                compare(&corpus, &queries, metric, k, 100, selection).unwrap();
+            }
+        }
+    }
+}
+
 /// Scores at the end of float32: bounds are infinite there.
 #[test]
 fn values_whose_bounds_are_infinite_agree() {

@@ -28,6 +28,13 @@
 //!    position and then those of negative score follow: rows are scanned from the first on until
 //!    k are found (`fill_up`).
 //!
+//! 6. *Guesses.* Thresholds are known late: of a million rows the first block of 65,472 has a
+//!    k-th best far below that of all, and most rows that were scored were scored for that. So
+//!    rows are also left out by a guess ([`rank_of_guess`]), of which nothing is believed: a row
+//!    that is left out has a score below it, so the k best that were found are those of all rows
+//!    if the k-th of them reaches every guess. Otherwise the query is walked again without, from
+//!    the score that k rows have been found to reach.
+//!
 //! Rows whose sums reach the threshold are scored by the same kernel as in a scan, so scores
 //! have the same bits. Thresholds are scores of rows that were scored: they only decide what is
 //! left out, and never leave out a row of the best k. So results do not depend on the order of
@@ -35,10 +42,13 @@
 
 use std::cell::Cell;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 
+use super::query::{rank_of_guess, Query, Term};
+use super::scratch::{Rest, Scratch};
+use super::units::{Units, CAP, MARGIN, NO_CAP, ROUNDED};
 use super::{bound_value, Chunk, PostingsView};
 use crate::control::Control;
 use crate::kernels::{add_list, prefetch_far, Sum, WeightTable, SUMS};
@@ -56,56 +66,17 @@ const NARROW_TERMS: usize = 64;
 /// Tasks a thread, where one query's blocks are shared out.
 const TASKS_A_THREAD: usize = 2;
 
-/// What one gain may be, in thresholds: above 1, so that a threshold that rises while a block is
-/// added up can be used for it.
-const CAP: f64 = 1.25;
-
-/// The cap where there is no threshold: above every product of three numbers in float32, and
-/// still finite when all terms reach it.
-const NO_CAP: f64 = 1e300;
-
 /// Rows from whose sums the first threshold is guessed: reading all sums for every step of a
 /// bisection took a sixth of a query's time on 62,666 rows (Zen 4).
 const ROWS_A_SAMPLE: usize = 8192;
 
+/// One query in so many may be walked twice before no more is guessed: each costs a walk, and of
+/// one a guess that holds saves a twentieth for the 10 best, a quarter for the 100 best and more
+/// than half for the 1,000 best (a million rows, Zen 3).
+const QUERIES_A_MISS: usize = 8;
+
 /// Rows of a block that are scanned at once where the walk leaves places free.
 const ROWS_A_SCAN: usize = 512;
-
-/// One latent of a query that rows have.
-#[derive(Debug, Clone, Copy)]
-struct Term<'a> {
-    /// |weight|.
-    weight: f64,
-    /// Starts of the lists of its sign, by block.
-    starts: &'a [u32],
-}
-
-/// One query, ready to be walked.
-#[derive(Debug)]
-struct Query<'a> {
-    number: usize,
-    terms: Vec<Term<'a>>,
-    /// The k-th best score that any task has seen, as bits: those of positive numbers ascend
-    /// with the numbers.
-    threshold: AtomicU64,
-}
-
-/// What a task needs for itself: sums, weights, and room for lists. Kept by its thread.
-#[derive(Debug)]
-struct Scratch {
-    narrow: Box<[u8; SUMS]>,
-    wide: Box<[u16; SUMS]>,
-    rest: Rest,
-}
-
-/// A scratch without its sums.
-#[derive(Debug)]
-struct Rest {
-    block_items: usize,
-    table: WeightTable,
-    found: Vec<u16>,
-    pending: Vec<usize>,
-}
 
 thread_local! {
     /// The last task's scratch; its sums and weights are 0. Making them anew costs as much as
@@ -149,6 +120,8 @@ pub fn walk(
         k: k.min(selection.count(n)),
         selection,
         control,
+        asked: AtomicUsize::new(0),
+        missed: AtomicUsize::new(0),
     };
     let ranges = walk.block_ranges(codes.len());
     (0..codes.len())
@@ -165,6 +138,9 @@ struct Walk<'a> {
     k: usize,
     selection: Selection<'a>,
     control: &'a Control,
+    /// Queries for which was guessed, and those of them for which too high.
+    asked: AtomicUsize,
+    missed: AtomicUsize,
 }
 
 impl<'a> Walk<'a> {
@@ -186,31 +162,16 @@ impl<'a> Walk<'a> {
     }
 
     fn answer(&self, query: usize, ranges: &[Range<usize>]) -> Result<Vec<Hit>> {
-        let asked = self.query(query);
-        let top = match &asked {
-            Some(asked) => ranges
-                .par_iter()
-                .map(|range| {
-                    self.in_scratch(query, |scratch| {
-                        let Scratch { narrow, wide, rest } = scratch;
-                        if asked.terms.len() <= NARROW_TERMS {
-                            self.range(asked, range, narrow, rest)
-                        } else {
-                            self.range(asked, range, wide, rest)
-                        }
-                    })
-                })
-                .try_reduce(
-                    || TopK::new(self.k),
-                    |mut all, top| {
-                        all.merge(top);
-                        Ok(all)
-                    },
-                )?,
-            None => TopK::new(self.k),
-        };
-        let mut top = top;
-        top.tighten();
+        let mut asked = self.query(query);
+        let mut top = TopK::new(self.k);
+        if let Some(asked) = &mut asked {
+            top = self.ranges(asked, ranges)?;
+            if asked.is_guess_above(&top) {
+                self.missed.fetch_add(1, Ordering::Relaxed);
+                asked.go_without(&top);
+                top = self.ranges(asked, ranges)?;
+            }
+        }
         if top.len() < self.k {
             let found_positive = asked.is_some();
             top = self.in_scratch(query, |scratch| {
@@ -219,6 +180,31 @@ impl<'a> Walk<'a> {
         }
         self.control.advance(1);
         Ok(top.into_sorted())
+    }
+
+    /// The best k of the rows of positive score that reach every guess.
+    fn ranges(&self, query: &Query<'_>, ranges: &[Range<usize>]) -> Result<TopK> {
+        let mut top = ranges
+            .par_iter()
+            .map(|range| {
+                self.in_scratch(query.number, |scratch| {
+                    let Scratch { narrow, wide, rest } = scratch;
+                    if query.terms.len() <= NARROW_TERMS {
+                        self.range(query, range, narrow, rest)
+                    } else {
+                        self.range(query, range, wide, rest)
+                    }
+                })
+            })
+            .try_reduce(
+                || TopK::new(self.k),
+                |mut all, top| {
+                    all.merge(top);
+                    Ok(all)
+                },
+            )?;
+        top.tighten();
+        Ok(top)
     }
 
     /// The query's terms; `None` where it cannot be walked.
@@ -235,11 +221,13 @@ impl<'a> Walk<'a> {
                 })
             })
             .collect();
-        (terms.len() <= MAX_TERMS).then_some(Query {
-            number: query,
-            terms,
-            threshold: AtomicU64::new(0),
-        })
+        (terms.len() <= MAX_TERMS).then(|| Query::new(query, terms, self.guesses()))
+    }
+
+    /// Whether guesses hold so often that the next query is to be answered with one.
+    fn guesses(&self) -> bool {
+        let missed = self.missed.load(Ordering::Relaxed);
+        self.asked.fetch_add(1, Ordering::Relaxed) >= QUERIES_A_MISS * missed.saturating_sub(1)
     }
 
     /// Runs `work` with a scratch whose table holds the query's weights.
@@ -286,11 +274,14 @@ impl<'a> Walk<'a> {
     ) -> Result<TopK> {
         let mut top = TopK::new(self.k);
         let mut lists = Vec::with_capacity(query.terms.len());
+        (scratch.seen, scratch.due) = (0, 0);
         for block in blocks.clone() {
             self.control.check()?;
-            if self.selection.block_has_any(self.rows_of(block)) {
+            let rows = self.rows_of(block);
+            if self.selection.block_has_any(rows.clone()) {
                 self.block(query, block, &mut lists, &mut top, sums, scratch);
             }
+            scratch.seen += self.selection.count_about(rows);
         }
         self.score_pending(query, &mut top, scratch);
         Ok(top)
@@ -311,8 +302,8 @@ impl<'a> Walk<'a> {
         sums: &mut [S; SUMS],
         scratch: &mut Rest,
     ) {
-        let threshold = query.threshold(top);
-        let Some(units) = self.lists_of::<S>(query, block, threshold, lists) else {
+        let aim = query.aim(top);
+        let Some(units) = self.lists_of::<S>(query, block, aim, lists) else {
             return self.score_pending(query, top, scratch);
         };
         for (term, (weight, list)) in query.terms.iter().zip(lists.iter()) {
@@ -324,10 +315,10 @@ impl<'a> Walk<'a> {
                                     // the rows of the last block that were asked for are here by now
         self.score_pending(query, top, scratch);
         let rows = self.rows_of(block);
-        if query.threshold(top) == 0.0 {
-            self.score_largest(query, rows.clone(), top, &mut sums[..rows.len()], scratch);
+        if query.aim(top) == 0.0 {
+            self.begin(query, rows.clone(), top, &mut sums[..rows.len()], scratch);
         }
-        let least = units.least(query.threshold(top));
+        let least = units.least(query.aim(top));
         // beyond the rows there is something in the sums of a damaged file only
         let sums = &mut sums[..(items + 1).next_multiple_of(64).min(SUMS)];
         scratch.found.clear();
@@ -355,19 +346,19 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// The lists of a block that can add to a score; `None` where they cannot reach the
-    /// threshold together.
+    /// The lists of a block that can add to a score; `None` where they cannot reach `aim`
+    /// together.
     fn lists_of<S: Sum>(
         &self,
         query: &Query<'_>,
         block: usize,
-        threshold: f64,
+        aim: f64,
         lists: &mut Vec<(f64, &'a [Chunk])>,
     ) -> Option<Units> {
         lists.clear();
         let (mut capped, mut squares) = (0.0, 0.0);
-        let cap = if threshold > 0.0 {
-            (CAP * threshold).min(NO_CAP)
+        let cap = if aim > 0.0 {
+            (CAP * aim).min(NO_CAP)
         } else {
             NO_CAP
         };
@@ -384,13 +375,12 @@ impl<'a> Walk<'a> {
         // what a sum can be: all lists at their largest, or as Cauchy and Schwarz say
         let by_norm = squares.sqrt() * f64::from(self.postings.norm(block)) * ROUNDED;
         let reach = capped.min(by_norm);
-        (!lists.is_empty() && reach >= threshold * MARGIN)
+        (!lists.is_empty() && reach >= aim * MARGIN)
             .then(|| Units::new(f64::from(S::MOST), reach, cap, lists.len()))
     }
 
-    /// Scores the rows with the k largest sums, for a first threshold, and takes them out of the
-    /// sums.
-    fn score_largest<S: Sum>(
+    /// Finds a first guess, or else a first threshold, in the sums of a block.
+    fn begin<S: Sum>(
         &self,
         query: &Query<'_>,
         rows: Range<usize>,
@@ -398,14 +388,55 @@ impl<'a> Walk<'a> {
         sums: &mut [S],
         scratch: &mut Rest,
     ) {
+        let seen = scratch.seen + self.selection.count_about(rows.clone());
+        if let Some(rank) = self.rank_of_guess(query, seen) {
+            // sums are above scores, so that more of them are looked at
+            let wanted = self.k.min(rank + rank / 2 + 4);
+            self.score_largest(query, rows.clone(), wanted, top, sums, scratch);
+            self.guess(query, top, seen);
+        }
+        if query.aim(top) == 0.0 {
+            self.score_largest(query, rows, self.k, top, sums, scratch);
+        }
+    }
+
+    /// Raises the guess to what the rows seen so far let expect of the k-th best score of all.
+    fn guess(&self, query: &Query<'_>, top: &mut TopK, seen: usize) {
+        let rank = self.rank_of_guess(query, seen);
+        if let Some(score) = rank.and_then(|rank| top.score_of(rank)) {
+            query.raise_guess(score);
+        }
+    }
+
+    /// The rank among the best of `seen` rows whose score the k-th best of all is expected to
+    /// reach; `None` where there is nothing to guess.
+    fn rank_of_guess(&self, query: &Query<'_>, seen: usize) -> Option<usize> {
+        if !query.guesses || seen == 0 {
+            return None;
+        }
+        let all = self.selection.count(self.data.rows.len());
+        let rank = rank_of_guess(self.k, seen as f64 / all as f64);
+        (rank < self.k).then_some(rank)
+    }
+
+    /// Scores the rows with the `wanted` largest sums and takes them out of the sums.
+    fn score_largest<S: Sum>(
+        &self,
+        query: &Query<'_>,
+        rows: Range<usize>,
+        wanted: usize,
+        top: &mut TopK,
+        sums: &mut [S],
+        scratch: &mut Rest,
+    ) {
         let kernels = self.source.kernels;
         let count = |sums: &[S], least: i32| kernels.count_at_least(sums, S::of(least));
-        if count(sums, 1) < self.k {
+        if count(sums, 1) < wanted {
             return;
         }
-        // bisection for the largest sum that their share of k rows reach among the first ones
+        // bisection for the largest sum that their share of these rows reach among the first ones
         let few = &sums[..sums.len().min(ROWS_A_SAMPLE)];
-        let share = (self.k * few.len()).div_ceil(sums.len()) + 1;
+        let share = (wanted * few.len()).div_ceil(sums.len()) + 1;
         let (mut least, mut above) = (1, S::MOST as i32);
         while least < above {
             let middle = least + (above - least + 1) / 2;
@@ -415,8 +446,8 @@ impl<'a> Walk<'a> {
                 above = middle - 1;
             }
         }
-        // and down from there until k of all rows reach it
-        while count(sums, least) < self.k {
+        // and down from there until as many of all rows reach it
+        while count(sums, least) < wanted {
             least = (least * 7 / 8).max(1);
         }
         scratch.found.clear();
@@ -440,8 +471,13 @@ impl<'a> Walk<'a> {
             self.score(row, top, &scratch.table);
         }
         scratch.pending.clear();
-        top.tighten();
-        query.raise(top);
+        // with a guess it is rows seen that raise what is aimed at, and their number grows slowly
+        if !query.has_guess() || scratch.seen >= scratch.due {
+            scratch.due = scratch.seen + scratch.seen / 2;
+            self.guess(query, top, scratch.seen);
+            top.tighten();
+            query.raise(top);
+        }
     }
 
     /// Scores a row and takes it where its score is positive.
@@ -490,84 +526,4 @@ impl<'a> Walk<'a> {
         }
         Ok(top)
     }
-}
-
-/// More than what products and roots of a few thousand terms are rounded down by.
-const ROUNDED: f64 = 1.0 + 1.0 / (1u64 << 38) as f64;
-
-/// 1 - 2^-38: see the module's head.
-const MARGIN: f64 = 1.0 - 1.0 / (1u64 << 38) as f64;
-
-impl Query<'_> {
-    /// A score that k rows reach; 0 where none is known.
-    fn threshold(&self, top: &TopK) -> f64 {
-        let shared = f64::from_bits(self.threshold.load(Ordering::Relaxed));
-        shared.max(top.threshold())
-    }
-
-    /// Tells other tasks.
-    fn raise(&self, top: &TopK) {
-        if top.threshold() > 0.0 {
-            let bits = top.threshold().to_bits();
-            self.threshold.fetch_max(bits, Ordering::Relaxed);
-        }
-    }
-}
-
-/// What a unit of a block's sums is worth, and the largest gain.
-#[derive(Debug, Clone, Copy)]
-struct Units {
-    unit: f64,
-    cap: f32,
-}
-
-impl Units {
-    /// For sums up to `most`, of `n_lists` lists whose gains, cut at `cap`, add up to `reach` at
-    /// most.
-    fn new(most: f64, reach: f64, cap: f64, n_lists: usize) -> Self {
-        // each list may gain a unit by rounding up, and all a part of 2^-19 by raised weights,
-        // which is less than one
-        let unit = reach / (most - 1.0 - n_lists as f64);
-        Self {
-            unit,
-            cap: (cap / unit).min(most - 2.0) as f32,
-        }
-    }
-
-    /// A weight in units, raised.
-    fn of(&self, weight: f64) -> f32 {
-        (weight / self.unit * (1.0 + 1.0 / (1u64 << 20) as f64)) as f32
-    }
-
-    /// The sum that a score of `threshold` needs; at least 1.
-    fn least(&self, threshold: f64) -> i32 {
-        let sum = (threshold * MARGIN / self.unit).floor();
-        sum.min(f64::from(self.cap).floor()).max(1.0) as i32
-    }
-}
-
-impl Scratch {
-    fn new(data: &ScanRows<'_>, block_items: usize) -> Result<Self> {
-        Ok(Self {
-            narrow: zeros()?,
-            wide: zeros()?,
-            rest: Rest {
-                block_items,
-                table: WeightTable::zeros(&data.rows)?,
-                found: Vec::new(),
-                pending: Vec::new(),
-            },
-        })
-    }
-}
-
-/// Sums of 0. Their memory is had from the system when they are first used.
-fn zeros<S: bytemuck::Zeroable>() -> Result<Box<[S; SUMS]>> {
-    bytemuck::allocation::try_zeroed_slice_box::<S>(SUMS)
-        .ok()
-        .and_then(|sums| sums.try_into().ok())
-        .ok_or(Error::OutOfMemory {
-            what: "sums of postings",
-            bytes: SUMS * size_of::<S>(),
-        })
 }

@@ -1,0 +1,95 @@
+//! One query of a walk: its terms, and what a row's score must reach to be looked at.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::search::TopK;
+
+/// Standard deviations that a guess stands above what is expected. Where rows are in no order,
+/// one query in a hundred is walked twice.
+const GUESS_MARGIN: f64 = 2.5;
+
+/// One latent of a query that rows have.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Term<'a> {
+    /// |weight|.
+    pub(super) weight: f64,
+    /// Starts of the lists of its sign, by block.
+    pub(super) starts: &'a [u32],
+}
+
+/// One query, ready to be walked.
+#[derive(Debug)]
+pub(super) struct Query<'a> {
+    pub(super) number: usize,
+    pub(super) terms: Vec<Term<'a>>,
+    /// The k-th best score that any task has seen, as bits: those of positive numbers ascend
+    /// with the numbers.
+    threshold: AtomicU64,
+    /// The highest guess of any task, as bits; 0 where there is none.
+    guess: AtomicU64,
+    /// Whether to guess.
+    pub(super) guesses: bool,
+}
+
+impl<'a> Query<'a> {
+    pub(super) fn new(number: usize, terms: Vec<Term<'a>>, guesses: bool) -> Self {
+        Self {
+            number,
+            terms,
+            threshold: AtomicU64::new(0),
+            guess: AtomicU64::new(0),
+            guesses,
+        }
+    }
+
+    /// A score that k rows reach; 0 where none is known.
+    pub(super) fn threshold(&self, top: &TopK) -> f64 {
+        let shared = f64::from_bits(self.threshold.load(Ordering::Relaxed));
+        shared.max(top.threshold())
+    }
+
+    /// A score that rows must reach to be looked at.
+    pub(super) fn aim(&self, top: &TopK) -> f64 {
+        let guess = f64::from_bits(self.guess.load(Ordering::Relaxed));
+        guess.max(self.threshold(top))
+    }
+
+    pub(super) fn raise_guess(&self, score: f64) {
+        if score > 0.0 {
+            self.guess.fetch_max(score.to_bits(), Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn has_guess(&self) -> bool {
+        self.guess.load(Ordering::Relaxed) != 0
+    }
+
+    /// Whether rows may have been left out that belong to the best k: `top` is what was found.
+    pub(super) fn is_guess_above(&self, top: &TopK) -> bool {
+        let guess = f64::from_bits(self.guess.load(Ordering::Relaxed));
+        guess > 0.0 && top.threshold() < guess
+    }
+
+    /// Forgets the guesses, but not what was found to be reached.
+    pub(super) fn go_without(&mut self, top: &TopK) {
+        self.guess = AtomicU64::new(0);
+        self.guesses = false;
+        self.raise(top);
+    }
+
+    /// Tells other tasks.
+    pub(super) fn raise(&self, top: &TopK) {
+        if top.threshold() > 0.0 {
+            let bits = top.threshold().to_bits();
+            self.threshold.fetch_max(bits, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The rank among the best of a part of the rows at which a row of the best `k` of all is hardly
+/// to be expected, if rows are in no order: the number of those in the part has `k * part` as its
+/// mean and at most as its variance.
+pub(super) fn rank_of_guess(k: usize, part: f64) -> usize {
+    let expected = k as f64 * part;
+    (expected + GUESS_MARGIN * expected.sqrt() + 1.0).ceil() as usize
+}
