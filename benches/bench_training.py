@@ -14,6 +14,10 @@ The figures of the docs, all variants interleaved, with their memory:
 
     python benches/bench_training.py steps
 
+The same on a CUDA device, at the size of the paper's training (batch 100,000, d = 768):
+
+    python benches/bench_training.py gpu
+
 Also the evidence for the default learning rate, a table in docs/training.md that this rewrites:
 
     python benches/bench_training.py rates x.npy --steps 500
@@ -32,7 +36,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -52,6 +56,10 @@ Step = Callable[[], float]
 
 RESULTS = Path(__file__).parent / "results" / "training_step.json"
 
+#: Batch and width of the paper's training, for a GPU, where latents and k are as above.
+GPU_BATCH, GPU_DIM = 100_000, 768
+GPU_RESULTS = Path(__file__).parent / "results" / "training_gpu.json"
+
 #: Options of the package's step; the dense formulation is the other one.
 VARIANTS: dict[str, dict[str, Any]] = {
     "sparse": {},
@@ -62,11 +70,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def rows() -> Tensor:
-    """(BATCH, DIM) float32 rows that few directions explain."""
+def rows(batch: int = BATCH, dim: int = DIM) -> Tensor:
+    """(batch, dim) float32 rows that few directions explain."""
     rng = np.random.default_rng(0)
-    directions = rng.standard_normal((2000, DIM), dtype=np.float32)
-    weights = rng.standard_normal((BATCH, 2000), dtype=np.float32)
+    directions = rng.standard_normal((2000, dim), dtype=np.float32)
+    weights = rng.standard_normal((batch, 2000), dtype=np.float32)
     # no larger temporary than this one: it would hide in the baseline what a step allocates
     weights[rng.random(weights.shape, dtype=np.float32) > 24 / 2000] = 0
     return torch.from_numpy(weights @ directions)
@@ -100,7 +108,7 @@ class Dense:
 
 def make_step(which: str, x: Tensor) -> Step:
     """Set up one formulation at the common start; calling the result takes a step."""
-    model = CompresSAE(x.shape[1], LATENTS, K)
+    model = CompresSAE(x.shape[1], LATENTS, K).to(x.device)
     if which == "dense":
         dense = Dense(model)
         del model
@@ -236,6 +244,77 @@ def steps(rounds: int) -> dict[str, Any]:
     }
 
 
+#: What is timed on a GPU: a formulation, and how float32 matrices are multiplied ("high": TF32).
+GPU_VARIANTS: dict[str, tuple[str, Literal["highest", "high"]]] = {
+    "dense, float32": ("dense", "highest"),
+    "dense, TF32": ("dense", "high"),
+    "sparse, float32": ("sparse", "highest"),
+    "sparse, TF32": ("sparse", "high"),
+    "sparse, bf16": ("sparse, bf16", "highest"),
+}
+
+
+def gpu(rounds: int) -> dict[str, Any]:
+    """Each variant in turn on the CUDA device; medians, and the memory of a step.
+
+    Raises
+    ------
+    RuntimeError
+        If torch sees no CUDA device.
+    """
+    if not torch.cuda.is_available():
+        raise RuntimeError("torch sees no CUDA device, and this is about one")
+    on_cpu = rows(GPU_BATCH, GPU_DIM)
+    x = on_cpu.cuda()
+    # the same rows give the same loss as on the CPU, where a small batch is taken
+    few = {device: make_step("sparse", on_cpu[:512].to(device))() for device in ("cpu", "cuda")}
+    assert few["cuda"] == pytest.approx(few["cpu"], abs=1e-5)
+    seconds: dict[str, list[float]] = {name: [] for name in GPU_VARIANTS}
+    losses, peaks = {}, {}
+    for name, (which, precision) in GPU_VARIANTS.items():
+        torch.set_float32_matmul_precision(precision)
+        before = torch.cuda.memory_allocated()
+        step = make_step(which, x)
+        losses[name] = step()  # Adam's moments are made here
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        peaks[name] = (torch.cuda.max_memory_allocated() - before) / 1e6
+        del step
+        torch.cuda.empty_cache()
+    assert losses["sparse, float32"] == pytest.approx(losses["dense, float32"], abs=1e-5)
+    made = {name: make_step(which, x) for name, (which, _) in GPU_VARIANTS.items()}
+    for turn in range(rounds + 1):
+        for name, step in made.items():
+            torch.set_float32_matmul_precision(GPU_VARIANTS[name][1])
+            torch.cuda.synchronize()
+            began = time.perf_counter()
+            step()
+            torch.cuda.synchronize()
+            if turn:  # the first warms up
+                seconds[name].append(time.perf_counter() - began)
+    return {
+        "benchmark": "training_gpu",
+        "command": "python benches/bench_training.py gpu",
+        "machine": _machine.describe(),
+        "device": torch.cuda.get_device_name(),
+        "cuda": torch.version.cuda,
+        "batch": GPU_BATCH,
+        "columns": GPU_DIM,
+        "hidden_dim": LATENTS,
+        "k": K,
+        "rounds": rounds,
+        "steps": {
+            name: {
+                "median_s": float(np.median(of)),
+                "min_s": min(of),
+                "peak_mb": round(peaks[name], 1),
+                "first_loss": losses[name],
+            }
+            for name, of in seconds.items()
+        },
+    }
+
+
 def recall(model: CompresSAE, queries: Tensor, items: Tensor, n: int = 100) -> float:
     """Recall@n of dense queries against reconstructed items; both (., d) of unit length."""
     with torch.no_grad():
@@ -291,7 +370,15 @@ def main() -> None:
     )
     parser_steps = commands.add_parser("steps", help="time every variant, into results/")
     parser_steps.add_argument("--rounds", type=int, default=7)
+    parser_gpu = commands.add_parser("gpu", help="time steps on a CUDA device, into results/")
+    parser_gpu.add_argument("--rounds", type=int, default=7)
+    parser_gpu.add_argument("--out", type=Path, default=GPU_RESULTS)
     given = parser.parse_args()
+    if given.command == "gpu":
+        results = gpu(given.rounds)
+        given.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        print(json.dumps(results["steps"], indent=1))
+        return
     if given.command == "steps":
         results = steps(given.rounds)
         RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

@@ -70,7 +70,11 @@ impl Corpus {
         }
         if metric == Metric::Cosine {
             let view = corpus.rows();
-            let inverse = |row| {
+            let inverse = |row: usize| {
+                // as the index has it: what fills a rank-coded row may be no zeros
+                if rows[row].is_empty() {
+                    return 0.0;
+                }
                 let values: Vec<f64> = view.pairs(row).iter().map(|pair| pair.1).collect();
                 let norm = norm(&values);
                 if norm > 0.0 {
