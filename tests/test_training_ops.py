@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sparse_retrieval.training import sparse_ops
+from sparse_retrieval.training import block_ops, sparse_ops
 from sparse_retrieval.training.sparse_ops import encode_top_k, sparse_decode, top_magnitudes
 from sparse_retrieval.training.vectors import cosine_to, unit_rows
 
@@ -201,3 +201,39 @@ def test_cosine_to_a_vanishing_row_is_zero_with_zero_gradient(tiny: float) -> No
     assert x_hat.grad is not None
     assert x_hat.grad.isfinite().all()
     assert not x_hat.grad[1].any()
+
+
+@pytest.mark.parametrize("m", [1, 2, 3])
+@pytest.mark.parametrize("own", [False, True], ids=["one segmentation", "one a row"])
+@pytest.mark.parametrize("n", [1, 3, 4, 11])
+def test_sums_in_dense_blocks_equal_sums_over_nonzeros(
+    n: int, m: int, own: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # what a GPU does instead: the same functions, which no CPU would choose
+    k, s, d = 6, 13, 5
+    monkeypatch.setattr(block_ops, "BLOCK_ENTRIES", 4 * s)  # blocks of 4 rows
+    indices, values = random_code(n, k, s)
+    atoms, grad = normal(s, d, seed=5), normal(n, m, d, seed=6)
+    generator = torch.Generator().manual_seed(7)
+    segment = torch.randint(0, m, (n if own else 1, k), generator=generator).sort(1).values
+    codes = [
+        dense(indices, values.masked_fill((segment != j).expand(n, -1), 0), s) for j in range(m)
+    ]
+
+    got = block_ops.decode(indices, values, atoms, segment, m)
+    torch.testing.assert_close(got, torch.stack([code @ atoms for code in codes], dim=1))
+
+    got = block_ops.values_gradient(indices, grad, atoms, segment)
+    chosen = grad.gather(1, segment.expand(n, -1).unsqueeze(2).expand(-1, -1, d))
+    torch.testing.assert_close(got, (chosen * atoms[indices]).sum(dim=2))
+
+    got = block_ops.atoms_gradient(indices, values, grad, segment, s)
+    expected = sum(code.T @ grad[:, j] for j, code in enumerate(codes))
+    torch.testing.assert_close(got, expected)
+
+
+def test_dense_blocks_are_not_for_a_cpu() -> None:
+    rows = normal(4, 5, dtype=torch.float32)
+    assert not any(
+        block_ops.pays(operation, rows, 8, 8, 1) for operation in ("decode", "values", "atoms")
+    )

@@ -32,6 +32,8 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import embedding_bag
 
+from . import block_ops
+
 _BLOCK_ENTRIES = 1 << 22
 """Entries of a block of pre-activations on a CPU: 1,024 rows at s = 4096, 16 MiB in float32, so
 that product, magnitudes and selection find it in the last-level cache. On two idle cores (the
@@ -136,18 +138,45 @@ class _EncodeTopK(Function):
     @once_differentiable
     def backward(ctx: Any, _: Tensor, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, indices = ctx.saved_tensors
-        (n, k), s = indices.shape, weight.shape[0]
+        s = weight.shape[0]
         latents, flat = indices.view(-1), grad.reshape(-1)
         grad_x = grad_weight = grad_bias = None
         if ctx.needs_input_grad[0]:
             grad_x = embedding_bag(indices, weight, per_sample_weights=grad, mode="sum")
         if ctx.needs_input_grad[1]:
-            sources = torch.arange(n, device=x.device).repeat_interleave(k)
-            grad_weight = _transposed_sums(latents, flat, sources, x, s)
+            grad_weight = _atoms_gradient(indices, grad, x.unsqueeze(1), _one_segment(x), s)
         if ctx.needs_input_grad[2]:
             grad_bias = torch.zeros(s, dtype=grad.dtype, device=x.device)
             grad_bias.index_add_(0, latents, flat)
         return grad_x, grad_weight, grad_bias, None, None
+
+
+def _one_segment(like: Tensor) -> Tensor:
+    return torch.zeros(1, 1, dtype=torch.int64, device=like.device)
+
+
+def _segments(starts: Tensor, k: int) -> Tensor:
+    """The segment that each of a code's k places belongs to, (n or 1, k)."""
+    places = torch.arange(k, device=starts.device)
+    segment = torch.zeros_like(places).expand(starts.shape[0], -1)
+    for j in range(1, starts.shape[1]):
+        segment = segment + (places >= starts[:, j : j + 1])
+    return segment
+
+
+def _atoms_gradient(
+    indices: Tensor, values: Tensor, grad: Tensor, segment: Tensor, s: int
+) -> Tensor:
+    """``A_j^T grad[:, j]`` summed over segments j, with A_j the (n, s) codes of one, (s, d)."""
+    n, m, d = grad.shape
+    k = indices.shape[1]
+    if block_ops.pays("atoms", grad, s, k, m):
+        return block_ops.atoms_gradient(indices, values, grad, segment, s)
+    # row i * m + j: segment j of code i
+    sources = torch.arange(0, n * m, m, device=grad.device).unsqueeze(1) + segment.expand(-1, k)
+    return _transposed_sums(
+        indices.reshape(-1), values.reshape(-1), sources.reshape(-1), grad.reshape(n * m, d), s
+    )
 
 
 def encode_top_k(
@@ -206,36 +235,35 @@ class _SparseDecode(Function):
 
     @staticmethod
     def forward(ctx: Any, indices: Tensor, values: Tensor, atoms: Tensor, starts: Tensor) -> Tensor:
+        s, k, m = len(atoms), indices.shape[1], starts.shape[1]
+        ctx.save_for_backward(indices, values, atoms, starts)
+        ctx.graph = None
+        if block_ops.pays("decode", atoms, s, k, m) and block_ops.pays("values", atoms, s, k, m):
+            return block_ops.decode(indices, values, atoms, _segments(starts, k), m)
         # The gradient of the values is n * k dot products of atoms and rows of the gradient.
         # Autograd's own kernel is the fastest public way to them (see the head), so that half of
         # embedding_bag's graph is kept and the half for the atoms is ours.
         with torch.enable_grad():
             leaf = values.detach().reshape(-1).requires_grad_(ctx.needs_input_grad[1])
             sums = _segment_sums(indices, leaf, atoms.detach(), starts)
-        ctx.save_for_backward(indices, values, starts)
-        ctx.graph, ctx.s = (leaf, sums), atoms.shape[0]
+        ctx.graph = (leaf, sums)
         return sums.detach()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        indices, values, starts = ctx.saved_tensors
-        n, m, d = grad.shape
-        rows = grad.reshape(n * m, d)  # row i * m + j: segment j of code i
+        indices, values, atoms, starts = ctx.saved_tensors
+        segment = _segments(starts, indices.shape[1])
         grad_values = grad_atoms = None
         if ctx.needs_input_grad[1]:
-            leaf, sums = ctx.graph
-            (flat,) = torch.autograd.grad(sums, leaf, grad, retain_graph=True)
-            grad_values = flat.view_as(values)
+            if ctx.graph is None:
+                grad_values = block_ops.values_gradient(indices, grad, atoms, segment)
+            else:
+                leaf, sums = ctx.graph
+                (flat,) = torch.autograd.grad(sums, leaf, grad, retain_graph=True)
+                grad_values = flat.view_as(values)
         if ctx.needs_input_grad[2]:
-            positions = torch.arange(indices.shape[1], device=grad.device)
-            segment = torch.zeros_like(positions).expand(starts.shape[0], -1)
-            for j in range(1, m):
-                segment = segment + (positions >= starts[:, j : j + 1])
-            sources = torch.arange(0, n * m, m, device=grad.device).unsqueeze(1) + segment
-            grad_atoms = _transposed_sums(
-                indices.reshape(-1), values.reshape(-1), sources.view(-1), rows, ctx.s
-            )
+            grad_atoms = _atoms_gradient(indices, values, grad, segment, len(atoms))
         return None, grad_values, grad_atoms, None
 
 
