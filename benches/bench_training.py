@@ -250,7 +250,7 @@ GPU_VARIANTS: dict[str, tuple[str, Literal["highest", "high"]]] = {
     "dense, TF32": ("dense", "high"),
     "sparse, float32": ("sparse", "highest"),
     "sparse, TF32": ("sparse", "high"),
-    "sparse, bf16": ("sparse, bf16", "highest"),
+    "sparse, bf16 and TF32": ("sparse, bf16", "high"),
 }
 
 

@@ -126,9 +126,14 @@ pub fn add_list<S: Sum>(list: &[Chunk], weight: f32, cap: f32, sums: &mut [S; SU
         // SAFETY: a weight and a bound that are not negative have a product that is not, and
         // what is not below the cap, NaN included, has been replaced by it: 0 to 65,535.
         let gain = S::of(unsafe { gain.to_int_unchecked::<i32>() }.wrapping_add(1));
-        for &position in &chunk[1..] {
-            let sum = &mut sums[usize::from(position)];
-            *sum = sum.plus(gain);
+        // the positions in two words: with a load for each a batch took a tenth longer on Zen 3, a
+        // fiftieth less on Sapphire Rapids
+        let [head, tail]: [u64; 2] = bytemuck::cast(*chunk);
+        for (word, first) in [(head, 1), (tail, 0)] {
+            for place in first..4 {
+                let sum = &mut sums[usize::from((word >> (16 * place)) as u16)];
+                *sum = sum.plus(gain);
+            }
         }
     }
 }
