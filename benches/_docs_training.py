@@ -69,6 +69,30 @@ def training_step() -> str:
     return "\n".join([*lines, "", note])
 
 
+def training_gpu() -> str:
+    """Render time and memory of a step on a GPU against the reference formulation."""
+    results = _load("training_gpu")
+    steps = results["steps"]
+    lines = [
+        "| step | ms, median | of the reference in the same precision | peak memory, GB |",
+        "|---|---:|---:|---:|",
+    ]
+    for name, step in steps.items():
+        formulation, _, precision = name.partition(", ")
+        reference = steps.get(f"dense, {precision}", steps["dense, TF32"])
+        shown = f"reference, {precision}" if formulation == "dense" else name
+        lines.append(
+            f"| {shown} | {step['median_s'] * 1e3:.1f} | "
+            f"{step['median_s'] / reference['median_s']:.2f} | {step['peak_mb'] / 1e3:.1f} |"
+        )
+    note = (
+        f"Batch {results['batch']:,}, d = {results['columns']}, s = {results['hidden_dim']}, "
+        f"k = {results['k']}, {results['rounds']} interleaved rounds; {results['device']}, CUDA "
+        f"{results['cuda']}, torch {results['machine']['versions']['torch']}. {_machine(results)}"
+    )
+    return "\n".join([*lines, "", note])
+
+
 def _trial_note(results: dict[str, Any]) -> str:
     training = results["training"]
     return (
@@ -251,6 +275,7 @@ def interactions() -> str:
 
 BLOCKS: dict[str, Callable[[], str]] = {
     "training-step": training_step,
+    "training-gpu": training_gpu,
     "training-ablations": training_ablations,
     "training-nested": training_nested,
     "paper-figure": paper_figure,

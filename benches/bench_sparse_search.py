@@ -282,8 +282,7 @@ def of_corpus(cache: Cache, name: str, options: argparse.Namespace) -> dict[str,
             methods[peer] = by_peer[peer](codes)
     rows = []
     for k in (10, 100):
-        size = options.part if name == "real" else max(1, options.part // 4)
-        rows += measured(methods, queries, k, options.parts, size)
+        rows += measured(methods, queries, k, options.parts, options.part)
     every, gaining = touched(codes, queries)
     stats = fast[4].stats()["postings"]
     return {

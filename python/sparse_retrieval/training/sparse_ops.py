@@ -77,6 +77,10 @@ def top_magnitudes(magnitudes: Tensor, k: int) -> Tensor:
     largest maxima, since each group before an entry's own holds something at least as large. With
     groups of g that selects from s / g maxima and then from g * k candidates. Among equal entries
     any may be taken, always the same ones for the same input.
+
+    On a GPU ``torch.topk`` as it is. A Triton kernel that bisects the bits of each row for the k-th
+    largest took 3.9 ms for 128 of 100,000 x 4096 entries, and 0.6 to sort them, against 7.6 with
+    the pass for magnitudes (H200): a twentieth of a step, which is not worth a kernel.
     """
     n, s = magnitudes.shape
     works = [(s // g + g * k, g) for g in (4, 8, 16) if s % g == 0 and s // g >= k]
