@@ -60,9 +60,16 @@ def search() -> str:
     return "\n\n".join([*parts, f"Remade by `{results['command']}` and `make docs`."])
 
 
+#: Runs of the same benchmark: every peer, and a CPU of another kind.
+SPARSE_RUNS = ("sparse_search", "sparse_search_avx512")
+
+
 def sparse_search() -> str:
-    """Render exact sparse search: ours and the peers, both corpora, by CPU time."""
-    results = _load("sparse_search")
+    """Render exact sparse search: ours and the peers, both corpora, by CPU time, run by run."""
+    return "\n\n".join(_sparse_run(_load(name)) for name in SPARSE_RUNS)
+
+
+def _sparse_run(results: dict[str, Any]) -> str:
     lines = [
         "| items | k | method | setting | ms a query, CPU | ms, wall | times ours | agreement |",
         "|---:|---:|---|---|---:|---:|---:|---:|",
@@ -82,11 +89,12 @@ def sparse_search() -> str:
         for name in ("scipy", "sparse_dot_topn", "sp_matmul_rs", "pyvsag", "kannolo")
         if name in machine["versions"]
     )
+    absent = f" Not installed there: {', '.join(results['missing'])}." if results["missing"] else ""
     note = (
         f"One thread, {results['isa']}; codes of {results['nonzeros']} nonzeros over "
-        f"{results['atoms']:,} latents. {versions}. {machine['cpu']}, {machine['cores']} cores, "
-        f"load {machine.get('load_average', 'unknown')}, {machine['date']}. Remade by "
-        f"`{results['command']}` and `make docs`."
+        f"{results['atoms']:,} latents. {versions}.{absent} {machine['cpu']}, "
+        f"{machine['cores']} cores, load {machine.get('load_average', 'unknown')}, "
+        f"{machine['date']}. Remade by `{results['command']}` and `make docs`."
     )
     return "\n".join([*lines, "", note])
 
