@@ -187,17 +187,21 @@ pub fn prefetch_far(bytes: &[u8]) {
 fn prefetch_to<const NEAR: bool>(bytes: &[u8], most_lines: usize) {
     const LINE_BYTES: usize = 64;
     #[cfg(target_arch = "x86_64")]
-    for at in (0..bytes.len().min(most_lines * LINE_BYTES)).step_by(LINE_BYTES) {
+    {
         use std::arch::x86_64::{_mm_prefetch, _MM_HINT_T0, _MM_HINT_T1};
-        let address = bytes.as_ptr().wrapping_add(at).cast();
-        // SAFETY: every x86-64 CPU has the instruction, and it reads nothing that the program
-        // could see, whatever the address.
-        unsafe {
-            if NEAR {
-                _mm_prefetch::<_MM_HINT_T0>(address);
-            } else {
-                _mm_prefetch::<_MM_HINT_T1>(address);
+        let lines = bytes.len().div_ceil(LINE_BYTES).min(most_lines);
+        let mut address: *const i8 = bytes.as_ptr().cast();
+        for _ in 0..lines {
+            // SAFETY: every x86-64 CPU has the instruction, and it reads nothing that the program
+            // could see, whatever the address.
+            unsafe {
+                if NEAR {
+                    _mm_prefetch::<_MM_HINT_T0>(address);
+                } else {
+                    _mm_prefetch::<_MM_HINT_T1>(address);
+                }
             }
+            address = address.wrapping_add(LINE_BYTES);
         }
     }
     #[cfg(not(target_arch = "x86_64"))]

@@ -275,6 +275,10 @@ impl<'a> Walk<'a> {
         let mut top = TopK::new(self.k);
         let mut lists = Vec::with_capacity(query.terms.len());
         (scratch.seen, scratch.due) = (0, 0);
+        // all at once, so that they are waited for together
+        for term in &query.terms {
+            self.prefetch(term, blocks.start);
+        }
         for block in blocks.clone() {
             self.control.check()?;
             let rows = self.rows_of(block);
