@@ -5,9 +5,11 @@
 //! scans. Knows
 //! nothing of files, queries or scores.
 
+pub mod levels;
 pub mod pack;
 pub mod quantise;
 pub mod ranked;
+mod row_quantiser;
 mod rows;
 
 pub use pack::{pack, PackedRows};

@@ -18,7 +18,7 @@ use super::column::Place;
 use super::ids::{check_each, check_unique, Ids, OwnedIds};
 use super::spool::{Frame, Spool};
 use super::{BuildOptions, DictionaryData, Index, ValueCoding};
-use crate::codes::quantise::SAMPLE_ROWS;
+use crate::codes::levels::SAMPLE_ROWS;
 use crate::codes::{learn_layout, CodesView, MagnitudeBits, RankedLayout, RowLengths, ValueKind};
 use crate::control::Control;
 use crate::format::{
