@@ -28,7 +28,7 @@ dev: $(BIN)/python check-tools ## Make .venv and install the package in it, edit
 
 test: dev lint ## Run everything that must hold: lint, Rust tests, Python tests
 	cargo test --workspace --locked
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --benchmark-disable
 
 test-distributed: $(BIN)/python check-tools ## Test the Ray paths, in .venv with the extra ray
 	$(BIN)/python -m pip install --quiet --editable '.[dev,ray]'
