@@ -47,8 +47,9 @@ use crate::format::{
 };
 use crate::search::approximate::CoarseAtoms;
 use crate::search::{
-    self, postings::PostingsView, Atoms, Hit, Metric, Mode, Plan, Queries, Request, Scales,
-    ScanRows, Way, WeightSource,
+    self,
+    postings::{Guesses, PostingsView},
+    Atoms, Hit, Metric, Mode, Plan, Queries, Request, Scales, ScanRows, Way, WeightSource,
 };
 use crate::{Error, Result};
 
@@ -68,6 +69,8 @@ pub struct Index {
     made_order: OnceLock<Option<Vec<u64>>>,
     /// Atoms in 8 bits, for approximate search: made when first asked for.
     coarse_atoms: OnceLock<CoarseAtoms>,
+    /// How searches of postings have guessed; shared by clones.
+    guesses: Arc<Guesses>,
     /// The file behind it, where there is one.
     file: Option<FilePart>,
 }
@@ -136,6 +139,7 @@ impl Index {
             wide_atoms: Arc::default(),
             made_order: OnceLock::new(),
             coarse_atoms: OnceLock::new(),
+            guesses: Arc::default(),
             file,
         };
         if let Some(bits) = &index.header.rows.magnitude_bits {
@@ -600,7 +604,8 @@ impl Index {
                 search::approximate::search(&data, &source, parts, setting, k, selection, control)
             }
             (Way::Postings, Some(postings), _) => {
-                search::walk(&postings, &data, &source, k, selection, control)
+                let guesses = &*self.guesses;
+                search::walk(&postings, &data, &source, k, selection, guesses, control)
             }
             (Way::RoughScan, ..) => search::rough::search(&data, &source, k, selection, control),
             (Way::Product, ..) => search::product::search(&data, &source, k, selection, control),

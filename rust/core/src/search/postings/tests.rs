@@ -118,6 +118,7 @@ fn compare(
 ) -> std::result::Result<(), TestCaseError> {
     let control = Control::new();
     let data = corpus.scan_rows();
+    let guesses = Guesses::default();
     let postings = build(&data.rows, &data.scales, block_items, &control).unwrap();
     let postings = postings.view(corpus.n).unwrap();
     let codes = codes_of(queries, corpus.dim);
@@ -138,7 +139,8 @@ fn compare(
         for n_threads in [1, 2, 3, 8] {
             let mut call = threads::call(Some(n_threads)).unwrap();
             let pool = call.pool().unwrap();
-            let found = pool.install(|| walk(&postings, &data, &all, k, selection, &control));
+            let found =
+                pool.install(|| walk(&postings, &data, &all, k, selection, &guesses, &control));
             prop_assert_eq!(&bits(&found.unwrap()), &expected);
         }
     }
@@ -148,7 +150,8 @@ fn compare(
             let one = source(one_code.view(), Kernels::best(), metric);
             let mut call = threads::call(Some(3)).unwrap();
             let pool = call.pool().unwrap();
-            let found = pool.install(|| walk(&postings, &data, &one, k, selection, &control));
+            let found =
+                pool.install(|| walk(&postings, &data, &one, k, selection, &guesses, &control));
             prop_assert_eq!(&bits(&found.unwrap())[0], expected);
         }
     }
@@ -282,6 +285,20 @@ fn rows_by_falling_or_rising_score_agree() {
     }
 }
 
+#[test]
+fn guesses_end_where_they_fail_and_go_on_where_few_do() {
+    let fails = Guesses::default();
+    let held = (0..100).filter(|_| fails.hold()).inspect(|_| fails.miss());
+    assert!(held.count() <= 15);
+    let holds = Guesses::default();
+    for query in 0..100 {
+        assert!(holds.hold());
+        if query % 20 == 7 {
+            holds.miss();
+        }
+    }
+}
+
 /// Scores at the end of float32: bounds are infinite there.
 #[test]
 fn values_whose_bounds_are_infinite_agree() {
@@ -337,7 +354,16 @@ fn damaged_postings_bring_no_panic_and_no_wrong_score() {
     let expected = bits(&scan(&data, &source, 50, Selection::ALL, &control).unwrap());
     let answer = |postings: &Postings| {
         let view = postings.view(50).unwrap();
-        walk(&view, &data, &source, 5, Selection::ALL, &control).unwrap()
+        walk(
+            &view,
+            &data,
+            &source,
+            5,
+            Selection::ALL,
+            &Guesses::default(),
+            &control,
+        )
+        .unwrap()
     };
     let right = bits(&answer(&sound));
     for word in [0u16, 1, 19, 20, 63, 64, 0x7F80, 0x7FC1, 0xFFFF] {

@@ -42,11 +42,10 @@
 
 use std::cell::Cell;
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 
-use super::query::{rank_of_guess, Query, Term};
+use super::query::{rank_of_guess, Guesses, Query, Term};
 use super::scratch::{Rest, Scratch};
 use super::units::{Units, CAP, MARGIN, NO_CAP, ROUNDED};
 use super::{bound_value, Chunk, PostingsView};
@@ -69,11 +68,6 @@ const TASKS_A_THREAD: usize = 2;
 /// Rows from whose sums the first threshold is guessed: reading all sums for every step of a
 /// bisection took a sixth of a query's time on 62,666 rows (Zen 4).
 const ROWS_A_SAMPLE: usize = 8192;
-
-/// One query in so many may be walked twice before no more is guessed: each costs a walk, and of
-/// one a guess that holds saves a twentieth for the 10 best, a quarter for the 100 best and more
-/// than half for the 1,000 best (a million rows, Zen 3).
-const QUERIES_A_MISS: usize = 8;
 
 /// Rows of a block that are scanned at once where the walk leaves places free.
 const ROWS_A_SCAN: usize = 512;
@@ -101,6 +95,7 @@ pub fn walk(
     source: &WeightSource<'_>,
     k: usize,
     selection: Selection<'_>,
+    guesses: &Guesses,
     control: &Control,
 ) -> Result<Vec<Vec<Hit>>> {
     let Queries::Codes(codes) = source.queries else {
@@ -120,8 +115,7 @@ pub fn walk(
         k: k.min(selection.count(n)),
         selection,
         control,
-        asked: AtomicUsize::new(0),
-        missed: AtomicUsize::new(0),
+        guesses,
     };
     let ranges = walk.block_ranges(codes.len());
     (0..codes.len())
@@ -138,9 +132,7 @@ struct Walk<'a> {
     k: usize,
     selection: Selection<'a>,
     control: &'a Control,
-    /// Queries for which was guessed, and those of them for which too high.
-    asked: AtomicUsize,
-    missed: AtomicUsize,
+    guesses: &'a Guesses,
 }
 
 impl<'a> Walk<'a> {
@@ -167,7 +159,7 @@ impl<'a> Walk<'a> {
         if let Some(asked) = &mut asked {
             top = self.ranges(asked, ranges)?;
             if asked.is_guess_above(&top) {
-                self.missed.fetch_add(1, Ordering::Relaxed);
+                self.guesses.miss();
                 asked.go_without(&top);
                 top = self.ranges(asked, ranges)?;
             }
@@ -221,13 +213,7 @@ impl<'a> Walk<'a> {
                 })
             })
             .collect();
-        (terms.len() <= MAX_TERMS).then(|| Query::new(query, terms, self.guesses()))
-    }
-
-    /// Whether guesses hold so often that the next query is to be answered with one.
-    fn guesses(&self) -> bool {
-        let missed = self.missed.load(Ordering::Relaxed);
-        self.asked.fetch_add(1, Ordering::Relaxed) >= QUERIES_A_MISS * missed.saturating_sub(1)
+        (terms.len() <= MAX_TERMS).then(|| Query::new(query, terms, self.guesses.hold()))
     }
 
     /// Runs `work` with a scratch whose table holds the query's weights.
