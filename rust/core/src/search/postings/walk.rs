@@ -27,7 +27,6 @@
 //!    a list. Where fewer than k rows have a positive score, those of score 0 by ascending
 //!    position and then those of negative score follow: rows are scanned from the first on until
 //!    k are found (`fill_up`).
-//!
 //! 6. *Guesses.* Thresholds are known late: of a million rows the first block of 65,472 has a
 //!    k-th best far below that of all, and most rows that were scored were scored for that. So
 //!    rows are also left out by a guess ([`rank_of_guess`]), of which nothing is believed: a row
@@ -296,13 +295,17 @@ impl<'a> Walk<'a> {
         let Some(units) = self.lists_of::<S>(query, block, aim, lists) else {
             return self.score_pending(query, top, scratch);
         };
-        for (term, (weight, list)) in query.terms.iter().zip(lists.iter()) {
+        let mut lists = lists.iter();
+        for term in &query.terms {
             self.prefetch(term, block + 1);
-            add_list(list, units.of(*weight), units.cap, sums);
+            if let Some((weight, list)) = lists.next() {
+                add_list(list, units.of(*weight), units.cap, sums);
+            }
         }
+        // the place of what fills chunks
         let items = self.postings.block_items();
-        sums[items] = S::default(); // the place of what fills chunks
-                                    // the rows of the last block that were asked for are here by now
+        sums[items] = S::default();
+        // the rows of the last block that were asked for are here by now
         self.score_pending(query, top, scratch);
         let rows = self.rows_of(block);
         if query.aim(top) == 0.0 {
