@@ -1,5 +1,8 @@
 """Sparse encode and decode against their dense one-liners, values and every gradient."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -237,3 +240,44 @@ def test_dense_blocks_are_not_for_a_cpu() -> None:
     assert not any(
         block_ops.pays(operation, rows, 8, 8, 1) for operation in ("decode", "values", "atoms")
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_gradient_of_atoms_in_16_bits_is_rounded_once(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n, k, s = 600, 1, 2
+    monkeypatch.setattr(block_ops, "BLOCK_ENTRIES", s)  # blocks of one row
+    indices = torch.zeros(n, k, dtype=torch.int64)
+    ones = torch.ones(n, k, dtype=dtype)
+    got = block_ops.atoms_gradient(indices, ones, torch.ones(n, 1, 3, dtype=dtype), indices[:1], s)
+    assert got.dtype == dtype
+    # adding ones one by one ends at 256 in bfloat16
+    assert got[0].tolist() == [600.0] * 3
+
+
+def test_blocks_do_not_heed_autocast() -> None:
+    indices, values = random_code(5, 3, 7)
+    atoms = normal(7, 4, seed=5, dtype=torch.float32)
+    segment = torch.zeros(1, 3, dtype=torch.int64)
+    expected = block_ops.decode(indices, values.float(), atoms, segment, 1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = block_ops.decode(indices, values.float(), atoms, segment, 1)
+    assert torch.equal(got, expected)
+
+
+def test_what_multiplies_fast_is_known_by_either_setting_of_torch() -> None:
+    program = """
+import torch
+from sparse_retrieval.training.block_ops import rounds_factors
+assert not rounds_factors(torch.float64) and rounds_factors(torch.bfloat16)
+assert not rounds_factors(torch.float32)
+torch.set_float32_matmul_precision("high")
+assert rounds_factors(torch.float32)
+torch.set_float32_matmul_precision("highest")
+assert not rounds_factors(torch.float32)
+if hasattr(torch.backends.cuda.matmul, "fp32_precision"):
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    assert rounds_factors(torch.float32)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

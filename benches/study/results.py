@@ -48,7 +48,7 @@ def assembled(plan: Plan, command: str, before: dict[str, Any] | None = None) ->
         "machine": machine,
         # of this run and of those whose rows are still here
         "cpus": list(dict.fromkeys([*earlier, machine["cpu"]])),
-        "seeds": sorted({*plan.seeds, *([] if before is None else before["seeds"])}),
+        "seeds": sorted({*plan.seeds, *([] if before is None else before.get("seeds", []))}),
         "rounds": ours.ROUNDS,
         "confidence": measures.CONFIDENCE,
         "energy": energy.readable(),

@@ -8,7 +8,6 @@ that gives no answer within the limit is stopped, and its family goes on without
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import json
 import multiprocessing
@@ -118,19 +117,22 @@ def run_family(plan: Plan, name: str, missing: Sequence[Setting]) -> None:
         process.start()
         begun, ended = time.perf_counter(), False
         while waiting and not ended and time.perf_counter() - begun < plan.limit_s:
-            ended = not process.is_alive()  # before the look: what was put before the end is found
-            with contextlib.suppress(queue.Empty):
+            was_alive = process.is_alive()  # before the look: what was put before the end is found
+            try:
                 key, row = answers.get(timeout=1)
-                keep(plan, name, by_key[key], row)
-                waiting.remove(key)
-                begun = time.perf_counter()
+            except queue.Empty:
+                ended = not was_alive
+                continue
+            keep(plan, name, by_key[key], row)
+            waiting.remove(key)
+            begun = time.perf_counter()
         seconds = time.perf_counter() - begun
         if not waiting:
             process.join()
             return
         process.kill()
         process.join()
-        if ended and process.exitcode not in (0, -9):
+        if ended and process.exitcode != -9:  # that of a process that took too much memory
             raise RuntimeError(f"{waiting[0]} on {name} ended with exit code {process.exitcode}")
         stopped = by_key[waiting.pop(0)]
         row = {"family": stopped.family, "setting": stopped.name, "seed": stopped.seed}

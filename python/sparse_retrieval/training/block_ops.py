@@ -37,10 +37,27 @@ From milliseconds on an H200 with n = 100,000, d = 768, s = 4096, k = 128 (torch
 
 def pays(operation: Operation, rows: Tensor, s: int, k: int, m: int) -> bool:
     """Whether blocks are expected to be faster than sums over nonzeros, for rows of this kind."""
-    if rows.device.type != "cuda":
+    if rows.device.type != "cuda" or rows.dtype == torch.float64:  # few GPUs multiply those fast
         return False
-    tensor_cores = rows.dtype != torch.float32 or torch.get_float32_matmul_precision() != "highest"
-    return m * s / k <= _LIMITS[operation][tensor_cores]
+    # the kinds of GPU that have no TF32 have no such products of bfloat16 either
+    fast = torch.cuda.get_device_capability(rows.device)[0] >= 8 and rounds_factors(rows.dtype)
+    return m * s / k <= _LIMITS[operation][fast]
+
+
+def rounds_factors(dtype: torch.dtype) -> bool:
+    """Whether factors of CUDA's matrix products have at most TF32's 10 bits, now."""
+    if dtype != torch.float32:
+        return dtype in (torch.float16, torch.bfloat16)
+    # where torch has a setting for each kind of device, asking for the one of all may be an error
+    matmul = torch.backends.cuda.matmul
+    if hasattr(matmul, "fp32_precision"):
+        return bool(matmul.fp32_precision == "tf32")
+    return torch.get_float32_matmul_precision() != "highest"
+
+
+def _as_they_are(rows: Tensor) -> torch.autocast:
+    """Products in the precision of their factors, whatever autocast is on."""
+    return torch.autocast(rows.device.type, enabled=False)
 
 
 def _blocks(n: int, s: int) -> Iterator[slice]:
@@ -68,10 +85,11 @@ def decode(indices: Tensor, values: Tensor, atoms: Tensor, segment: Tensor, m: i
     """Weighted sums of atoms by segment, (n, m, d)."""
     (n, _), (s, d) = indices.shape, atoms.shape
     out = torch.empty(n, m, d, dtype=atoms.dtype, device=atoms.device)
-    for rows in _blocks(n, s):
-        for j in range(m):
-            weights = _of_segment(values[rows], _rows_of(segment, rows), j, m)
-            out[rows, j] = _dense(indices[rows], weights, s) @ atoms
+    with _as_they_are(atoms):
+        for rows in _blocks(n, s):
+            for j in range(m):
+                weights = _of_segment(values[rows], _rows_of(segment, rows), j, m)
+                out[rows, j] = _dense(indices[rows], weights, s) @ atoms
     return out
 
 
@@ -79,10 +97,11 @@ def values_gradient(indices: Tensor, grad: Tensor, atoms: Tensor, segment: Tenso
     """Products of each nonzero's atom with ``grad``, (n, m, d), of its segment, (n, k)."""
     n, m, _ = grad.shape
     out = torch.zeros(indices.shape, dtype=grad.dtype, device=grad.device)
-    for rows in _blocks(n, len(atoms)):
-        for j in range(m):
-            products = (grad[rows, j] @ atoms.T).gather(1, indices[rows])
-            out[rows] += _of_segment(products, _rows_of(segment, rows), j, m)
+    with _as_they_are(atoms):
+        for rows in _blocks(n, len(atoms)):
+            for j in range(m):
+                products = (grad[rows, j] @ atoms.T).gather(1, indices[rows])
+                out[rows] += _of_segment(products, _rows_of(segment, rows), j, m)
     return out
 
 
@@ -91,9 +110,12 @@ def atoms_gradient(
 ) -> Tensor:
     """``A_j^T grad[:, j]`` summed over segments j, with A_j the (n, s) codes of one, (s, d)."""
     n, m, d = grad.shape
-    out = torch.zeros(s, d, dtype=grad.dtype, device=grad.device)
-    for rows in _blocks(n, s):
-        for j in range(m):
-            weights = _of_segment(values[rows], _rows_of(segment, rows), j, m)
-            out.addmm_(_dense(indices[rows], weights, s).T, grad[rows, j])
-    return out
+    # 16 bits would lose what the later of many blocks add
+    sums = torch.float32 if grad.dtype in (torch.float16, torch.bfloat16) else grad.dtype
+    out = torch.zeros(s, d, dtype=sums, device=grad.device)
+    with _as_they_are(grad):
+        for rows in _blocks(n, s):
+            for j in range(m):
+                weights = _of_segment(values[rows], _rows_of(segment, rows), j, m)
+                out += _dense(indices[rows], weights, s).T @ grad[rows, j]
+    return out.to(grad.dtype)

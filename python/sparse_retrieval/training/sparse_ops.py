@@ -275,6 +275,9 @@ def _sums(indices: Tensor, values: Tensor, atoms: Tensor, starts: Tensor) -> Ten
     if torch.is_grad_enabled():
         sums: Tensor = _SparseDecode.apply(indices, values, atoms, starts)
         return sums
+    s, k, m = len(atoms), indices.shape[1], starts.shape[1]
+    if block_ops.pays("decode", atoms, s, k, m):
+        return block_ops.decode(indices, values, atoms, _segments(starts, k), m)
     return _segment_sums(indices, values, atoms, starts)
 
 

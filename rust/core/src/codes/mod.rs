@@ -5,7 +5,7 @@
 //! scans. Knows
 //! nothing of files, queries or scores.
 
-pub mod levels;
+pub(crate) mod levels;
 pub mod pack;
 pub mod quantise;
 pub mod ranked;

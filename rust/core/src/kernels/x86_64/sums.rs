@@ -1,4 +1,4 @@
-//! Sums of postings that reach a threshold, found 16 to 64 at a time.
+//! Sums of postings that reach a threshold, found 16 to 128 at a time.
 
 use std::arch::x86_64::*;
 

@@ -4,17 +4,18 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::search::TopK;
 
-/// Standard deviations that a guess stands above what is expected. Where rows are in no order,
-/// one query in a hundred is walked twice.
-const GUESS_MARGIN: f64 = 2.5;
+/// Standard deviations that a guess stands above what is expected: of a walk in one task, and of each
+/// of several tasks, the highest of whose guesses counts. Where rows are in no order, one query in a
+/// hundred is walked twice.
+const GUESS_MARGINS: [f64; 2] = [2.5, 4.5];
 
-/// One query in so many may be walked twice before no more is guessed: each costs a walk, and of
+/// One query in so many may be walked twice before fewer are answered with a guess: each costs a walk, and of
 /// one a guess that holds saves a twentieth for the 10 best, a quarter for the 100 best and more
 /// than half for the 1,000 best (a million rows, Zen 3).
 const QUERIES_A_MISS: usize = 8;
 
 /// How guesses have fared, of all searches of an index: where rows that are alike lie together, what
-/// the first ones let expect is too much, and no more is guessed.
+/// the first ones let expect is too much, and hardly any query is answered with a guess.
 #[derive(Debug, Default)]
 pub struct Guesses {
     asked: AtomicUsize,
@@ -56,16 +57,24 @@ pub(super) struct Query<'a> {
     guess: AtomicU64,
     /// Whether to guess.
     pub(super) guesses: bool,
+    /// Whether several tasks walk it, each of which guesses.
+    pub(super) several_tasks: bool,
 }
 
 impl<'a> Query<'a> {
-    pub(super) fn new(number: usize, terms: Vec<Term<'a>>, guesses: bool) -> Self {
+    pub(super) fn new(
+        number: usize,
+        terms: Vec<Term<'a>>,
+        guesses: bool,
+        several_tasks: bool,
+    ) -> Self {
         Self {
             number,
             terms,
             threshold: AtomicU64::new(0),
             guess: AtomicU64::new(0),
             guesses,
+            several_tasks,
         }
     }
 
@@ -116,7 +125,7 @@ impl<'a> Query<'a> {
 /// The rank among the best of a part of the rows at which a row of the best `k` of all is hardly
 /// to be expected, if rows are in no order: the number of those in the part has `k * part` as its
 /// mean and at most as its variance.
-pub(super) fn rank_of_guess(k: usize, part: f64) -> usize {
+pub(super) fn rank_of_guess(k: usize, part: f64, several_tasks: bool) -> usize {
     let expected = k as f64 * part;
-    (expected + GUESS_MARGIN * expected.sqrt() + 1.0).ceil() as usize
+    (expected + GUESS_MARGINS[usize::from(several_tasks)] * expected.sqrt() + 1.0).ceil() as usize
 }

@@ -153,7 +153,7 @@ impl<'a> Walk<'a> {
     }
 
     fn answer(&self, query: usize, ranges: &[Range<usize>]) -> Result<Vec<Hit>> {
-        let mut asked = self.query(query);
+        let mut asked = self.query(query, ranges.len() > 1);
         let mut top = TopK::new(self.k);
         if let Some(asked) = &mut asked {
             top = self.ranges(asked, ranges)?;
@@ -199,7 +199,7 @@ impl<'a> Walk<'a> {
     }
 
     /// The query's terms; `None` where it cannot be walked.
-    fn query(&self, query: usize) -> Option<Query<'a>> {
+    fn query(&self, query: usize, several_tasks: bool) -> Option<Query<'a>> {
         let Queries::Codes(codes) = self.source.queries else {
             return None;
         };
@@ -212,7 +212,19 @@ impl<'a> Walk<'a> {
                 })
             })
             .collect();
-        (terms.len() <= MAX_TERMS).then(|| Query::new(query, terms, self.guesses.hold()))
+        (terms.len() <= MAX_TERMS).then(|| {
+            Query::new(
+                query,
+                terms,
+                self.can_guess() && self.guesses.hold(),
+                several_tasks,
+            )
+        })
+    }
+
+    /// Whether there may be a part of the rows that lets expect anything of the others.
+    fn can_guess(&self) -> bool {
+        self.k > 1 && self.postings.n_blocks() > 1
     }
 
     /// Runs `work` with a scratch whose table holds the query's weights.
@@ -408,7 +420,7 @@ impl<'a> Walk<'a> {
             return None;
         }
         let all = self.selection.count(self.data.rows.len());
-        let rank = rank_of_guess(self.k, seen as f64 / all as f64);
+        let rank = rank_of_guess(self.k, seen as f64 / all as f64, query.several_tasks);
         (rank < self.k).then_some(rank)
     }
 
