@@ -368,20 +368,18 @@ def main() -> None:
     parser_rates.add_argument(
         "--trials", nargs="+", default=["independent:3e-3", "independent:1e-2", "tied:1e-2"]
     )
-    parser_steps = commands.add_parser("steps", help="time every variant, into results/")
-    parser_steps.add_argument("--rounds", type=int, default=7)
-    parser_gpu = commands.add_parser("gpu", help="time steps on a CUDA device, into results/")
-    parser_gpu.add_argument("--rounds", type=int, default=7)
-    parser_gpu.add_argument("--out", type=Path, default=GPU_RESULTS)
+    timed = {
+        "steps": (steps, RESULTS, "time every variant, into results/"),
+        "gpu": (gpu, GPU_RESULTS, "time steps on a CUDA device, into results/"),
+    }
+    for name, (_, out, what) in timed.items():
+        parser_timed = commands.add_parser(name, help=what)
+        parser_timed.add_argument("--rounds", type=int, default=7)
+        parser_timed.add_argument("--out", type=Path, default=out)
     given = parser.parse_args()
-    if given.command == "gpu":
-        results = gpu(given.rounds)
+    if given.command in timed:
+        results = timed[given.command][0](given.rounds)
         given.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        print(json.dumps(results["steps"], indent=1))
-        return
-    if given.command == "steps":
-        results = steps(given.rounds)
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         print(json.dumps(results["steps"], indent=1))
         return
     if given.command != "rates":

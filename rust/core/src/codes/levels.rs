@@ -5,7 +5,6 @@
 
 use rayon::prelude::*;
 
-use super::quantise::RowLengths;
 use super::CodesView;
 use crate::control::Control;
 use crate::Result;
@@ -14,6 +13,30 @@ use crate::Result;
 pub const SAMPLE_ROWS: usize = 1 << 16;
 /// Rounds of Lloyd's algorithm; levels move by less than 1e-3 after some 20.
 const LLOYD_ROUNDS: usize = 30;
+
+/// How many nonzeros rows have: what a coding by rank must be made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RowLengths {
+    /// Of the longest row, at least 1: every row is stored as wide.
+    pub longest: usize,
+    /// Of the shortest row that is not empty: from this rank on one level must be 0. (An empty
+    /// row has scale 0 and needs none.)
+    pub shortest: usize,
+}
+
+impl RowLengths {
+    /// Those of these codes.
+    pub fn of(codes: CodesView<'_>) -> Self {
+        let lengths = (0..codes.len()).map(|row| codes.span(row).len());
+        let longest = lengths.clone().fold(1, usize::max);
+        Self {
+            longest,
+            shortest: lengths
+                .filter(|&length| length > 0)
+                .fold(longest, usize::min),
+        }
+    }
+}
 
 /// Magnitudes of a sample of the rows relative to each row's norm, by rank, ascending.
 pub(super) struct Samples {

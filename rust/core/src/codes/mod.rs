@@ -12,11 +12,11 @@ pub mod ranked;
 mod row_quantiser;
 mod rows;
 
+pub use levels::RowLengths;
 pub use pack::{pack, PackedRows};
-pub use quantise::{
-    learn_layout, pack_ranked, pack_with_layout, MagnitudeBits, RankedRows, RowLengths,
-};
+pub use quantise::{learn_layout, pack_ranked, pack_with_layout, MagnitudeBits, RankedRows};
 pub use ranked::RankedLayout;
+pub use row_quantiser::AtomRows;
 pub(crate) use rows::{latent_of, value_of};
 pub use rows::{RowCoding, RowFormat, RowSpan, RowsView, ValueKind};
 

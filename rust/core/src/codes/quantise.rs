@@ -23,9 +23,9 @@
 
 use rayon::prelude::*;
 
-use super::levels::Samples;
+use super::levels::{RowLengths, Samples};
 use super::ranked::{latent_bits_of, max_magnitude_bits, RankedLayout};
-use super::row_quantiser::RowQuantiser;
+use super::row_quantiser::{AtomRows, RowQuantiser};
 use super::CodesView;
 use crate::control::Control;
 use crate::{Error, Result};
@@ -75,33 +75,6 @@ impl RankedRows {
         self.cosines.iter().fold(0.0, |sum, cosine| sum + cosine) / nonempty.max(1) as f64
     }
 }
-
-/// How many nonzeros rows have: what a coding by rank must be made for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RowLengths {
-    /// Of the longest row, at least 1: every row is stored as wide.
-    pub longest: usize,
-    /// Of the shortest row that is not empty: from this rank on one level must be 0. (An empty
-    /// row has scale 0 and needs none.)
-    pub shortest: usize,
-}
-
-impl RowLengths {
-    /// Those of these codes.
-    pub fn of(codes: CodesView<'_>) -> Self {
-        let lengths = (0..codes.len()).map(|row| codes.span(row).len());
-        let longest = lengths.clone().fold(1, usize::max);
-        Self {
-            longest,
-            shortest: lengths
-                .filter(|&length| length > 0)
-                .fold(longest, usize::min),
-        }
-    }
-}
-
-/// Atoms for the Gram matrices: their rows, and the width of one.
-pub type AtomRows<'a> = (&'a [f32], usize);
 
 /// Packs codes as rank-coded rows, each as wide as the longest, with codebooks of their own.
 ///

@@ -1,8 +1,10 @@
 //! The levels and the scale of one row, given the codebooks.
 
 use super::levels::norm_of;
-use super::quantise::AtomRows;
 use super::ranked::RankedLayout;
+
+/// Atoms for the Gram matrices: their rows, and the width of one.
+pub type AtomRows<'a> = (&'a [f32], usize);
 
 /// Passes over the ranks of a row: a third changed recall by less than 0.0002.
 const SWEEPS: usize = 2;

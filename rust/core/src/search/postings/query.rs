@@ -55,13 +55,13 @@ pub(super) struct Query<'a> {
     threshold: AtomicU64,
     /// The highest guess of any task, as bits; 0 where there is none.
     guess: AtomicU64,
-    /// Whether to guess.
-    pub(super) guesses: bool,
-    /// Whether several tasks walk it, each of which guesses.
-    pub(super) several_tasks: bool,
+    /// Standard deviations between a guess and what is expected; `None` where nothing is guessed.
+    margin: Option<f64>,
 }
 
 impl<'a> Query<'a> {
+    /// A query that is answered with guesses or without, in one task or in several, each of which
+    /// then guesses.
     pub(super) fn new(
         number: usize,
         terms: Vec<Term<'a>>,
@@ -73,8 +73,7 @@ impl<'a> Query<'a> {
             terms,
             threshold: AtomicU64::new(0),
             guess: AtomicU64::new(0),
-            guesses,
-            several_tasks,
+            margin: guesses.then(|| GUESS_MARGINS[usize::from(several_tasks)]),
         }
     }
 
@@ -86,8 +85,7 @@ impl<'a> Query<'a> {
 
     /// A score that rows must reach to be looked at.
     pub(super) fn aim(&self, top: &TopK) -> f64 {
-        let guess = f64::from_bits(self.guess.load(Ordering::Relaxed));
-        guess.max(self.threshold(top))
+        self.guess().max(self.threshold(top))
     }
 
     pub(super) fn raise_guess(&self, score: f64) {
@@ -97,19 +95,32 @@ impl<'a> Query<'a> {
     }
 
     pub(super) fn has_guess(&self) -> bool {
-        self.guess.load(Ordering::Relaxed) != 0
+        self.guess() > 0.0
+    }
+
+    /// The highest guess of any task; 0 where there is none.
+    fn guess(&self) -> f64 {
+        f64::from_bits(self.guess.load(Ordering::Relaxed))
+    }
+
+    /// The rank among the best of a part of the rows at which a row of the best `k` of all is
+    /// hardly to be expected, if rows are in no order: the number of those in the part has `k *
+    /// part` as its mean and at most as its variance. `None` where there is nothing to guess.
+    pub(super) fn rank_of_guess(&self, k: usize, part: f64) -> Option<usize> {
+        let expected = k as f64 * part;
+        let rank = (expected + self.margin? * expected.sqrt() + 1.0).ceil() as usize;
+        (rank < k).then_some(rank)
     }
 
     /// Whether rows may have been left out that belong to the best k: `top` is what was found.
     pub(super) fn is_guess_above(&self, top: &TopK) -> bool {
-        let guess = f64::from_bits(self.guess.load(Ordering::Relaxed));
-        guess > 0.0 && top.threshold() < guess
+        self.has_guess() && top.threshold() < self.guess()
     }
 
     /// Forgets the guesses, but not what was found to be reached.
     pub(super) fn go_without(&mut self, top: &TopK) {
         self.guess = AtomicU64::new(0);
-        self.guesses = false;
+        self.margin = None;
         self.raise(top);
     }
 
@@ -120,12 +131,4 @@ impl<'a> Query<'a> {
             self.threshold.fetch_max(bits, Ordering::Relaxed);
         }
     }
-}
-
-/// The rank among the best of a part of the rows at which a row of the best `k` of all is hardly
-/// to be expected, if rows are in no order: the number of those in the part has `k * part` as its
-/// mean and at most as its variance.
-pub(super) fn rank_of_guess(k: usize, part: f64, several_tasks: bool) -> usize {
-    let expected = k as f64 * part;
-    (expected + GUESS_MARGINS[usize::from(several_tasks)] * expected.sqrt() + 1.0).ceil() as usize
 }

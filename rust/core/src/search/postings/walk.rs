@@ -29,7 +29,7 @@
 //!    k are found (`fill_up`).
 //! 6. *Guesses.* Thresholds are known late: of a million rows the first block of 65,472 has a
 //!    k-th best far below that of all, and most rows that were scored were scored for that. So
-//!    rows are also left out by a guess ([`rank_of_guess`]), of which nothing is believed: a row
+//!    rows are also left out by a guess ([`Query::rank_of_guess`]), of which nothing is believed: a row
 //!    that is left out has a score below it, so the k best that were found are those of all rows
 //!    if the k-th of them reaches every guess. Otherwise the query is walked again without, from
 //!    the score that k rows have been found to reach.
@@ -44,7 +44,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::query::{rank_of_guess, Guesses, Query, Term};
+use super::query::{Guesses, Query, Term};
 use super::scratch::{Rest, Scratch};
 use super::units::{Units, CAP, MARGIN, NO_CAP, ROUNDED};
 use super::{bound_value, Chunk, PostingsView};
@@ -416,12 +416,9 @@ impl<'a> Walk<'a> {
     /// The rank among the best of `seen` rows whose score the k-th best of all is expected to
     /// reach; `None` where there is nothing to guess.
     fn rank_of_guess(&self, query: &Query<'_>, seen: usize) -> Option<usize> {
-        if !query.guesses || seen == 0 {
-            return None;
-        }
         let all = self.selection.count(self.data.rows.len());
-        let rank = rank_of_guess(self.k, seen as f64 / all as f64, query.several_tasks);
-        (rank < self.k).then_some(rank)
+        let part = (seen > 0).then(|| seen as f64 / all as f64);
+        query.rank_of_guess(self.k, part?)
     }
 
     /// Scores the rows with the `wanted` largest sums and takes them out of the sums.
