@@ -11,6 +11,7 @@
 //! * [`pursuit`]: items become codes, and dictionaries are learnt.
 //! * [`gemm`]: matrix products, by a well-kept crate.
 //! * [`kernels`]: the hot loops, one table of functions an instruction set, chosen once.
+//! * [`memory`]: aligned bytes in large pages.
 //! * [`control`], [`threads`], [`error`]: cancellation and progress, thread pools, errors.
 //!
 //! Nothing here knows of Python, neural networks or where the codes come from.
@@ -27,6 +28,7 @@ pub mod format;
 pub mod gemm;
 pub mod index;
 pub mod kernels;
+pub mod memory;
 pub mod pursuit;
 pub mod search;
 pub mod threads;

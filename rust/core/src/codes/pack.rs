@@ -8,13 +8,14 @@ use rayon::prelude::*;
 
 use super::{CodesView, RowCoding, RowFormat, RowSpan, RowsView, ValueKind};
 use crate::control::Control;
+use crate::memory::OwnedBytes;
 use crate::{Error, Result};
 
 /// Rows that one task packs: some 100 microseconds of work.
 const ROWS_A_TASK: usize = 4096;
 
 /// Plain packed rows, owned.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct PackedRows {
     /// How nonzeros are stored.
     pub format: RowFormat,
@@ -27,7 +28,7 @@ pub struct PackedRows {
     /// Where rows start, counted in nonzeros; n + 1 of them, or none.
     pub offsets: Vec<u64>,
     /// The rows, one after the other.
-    pub data: Vec<u8>,
+    pub data: OwnedBytes,
     /// What a level of a row is worth; one a row, or none where values are floats.
     pub steps: Vec<f32>,
 }
@@ -67,16 +68,12 @@ pub fn pack(codes: CodesView<'_>, value: ValueKind, control: &Control) -> Result
     } else {
         codes.nnz() * format.nonzero_bytes()
     };
-    let mut data: Vec<u8> =
-        bytemuck::allocation::try_zeroed_vec(bytes).map_err(|()| Error::OutOfMemory {
-            what: "packed rows",
-            bytes,
-        })?;
+    let mut data = OwnedBytes::zeroed(bytes, "packed rows")?;
     let mut steps = vec![0.0f32; if value.max_level().is_some() { n } else { 0 }];
 
     // the row bytes of each task, cut off one after the other
     let mut tasks = Vec::with_capacity(n.div_ceil(ROWS_A_TASK));
-    let mut rest_data = data.as_mut_slice();
+    let mut rest_data = &mut *data;
     let mut rest_steps = steps.as_mut_slice();
     for first in (0..n).step_by(ROWS_A_TASK) {
         let last = n.min(first + ROWS_A_TASK);

@@ -28,6 +28,7 @@ use super::ranked::{latent_bits_of, max_magnitude_bits, RankedLayout};
 use super::row_quantiser::{AtomRows, RowQuantiser};
 use super::CodesView;
 use crate::control::Control;
+use crate::memory::OwnedBytes;
 use crate::{Error, Result};
 
 /// How many more bits than the mean a rank may get: one more is worth it for a variance 4 times as
@@ -55,12 +56,12 @@ impl MagnitudeBits {
 }
 
 /// Rank-coded rows, owned.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct RankedRows {
     /// Where fields lie, and the levels.
     pub layout: RankedLayout,
     /// The rows, one after the other.
-    pub data: Vec<u8>,
+    pub data: OwnedBytes,
     /// What a row's levels are multiplied by; 0 for an empty row.
     pub scales: Vec<f32>,
     /// Cosine of each decoded row before and after quantisation; 0 for an empty row.
@@ -158,8 +159,7 @@ pub fn pack_with_layout(
     let bytes = n
         .checked_mul(layout.row_bytes())
         .ok_or_else(|| out_of_memory(usize::MAX))?;
-    let mut data: Vec<u8> =
-        bytemuck::allocation::try_zeroed_vec(bytes).map_err(|()| out_of_memory(bytes))?;
+    let mut data = OwnedBytes::zeroed(bytes, "packed rows")?;
     let mut scales = vec![0.0f32; n];
     let mut cosines = vec![0.0f64; n];
     data.par_chunks_mut(ROWS_A_TASK * layout.row_bytes())

@@ -6,24 +6,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 
 use bytemuck::{AnyBitPattern, NoUninit};
-use memmap2::{Mmap, MmapMut};
+use memmap2::Mmap;
 
-use super::ALIGNMENT;
-use crate::{Error, Result};
-
-/// The unit of owned bytes, for its alignment.
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C, align(64))]
-struct Line([u8; ALIGNMENT as usize]);
-
-/// From here on bytes lie in large pages, of 2 MB mostly: a share of them is then lost at most.
-const LARGE_BYTES: usize = 16 << 20;
+use crate::memory::OwnedBytes;
+use crate::Result;
 
 #[derive(Debug)]
 enum Storage {
-    Aligned(Vec<Line>),
-    /// Memory of its own in large pages, where the system has them.
-    Large(MmapMut),
+    Owned(OwnedBytes),
     Plain(Vec<u8>),
     Mapped(Mapping),
 }
@@ -74,19 +64,22 @@ impl Drop for InOrder {
     }
 }
 
-impl std::fmt::Debug for Line {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Line")
-    }
-}
-
 impl Storage {
     fn as_slice(&self) -> &[u8] {
         match self {
-            Self::Aligned(lines) => bytemuck::cast_slice(lines),
-            Self::Large(map) => map,
+            Self::Owned(bytes) => bytes,
             Self::Plain(bytes) => bytes,
             Self::Mapped(mapping) => &mapping.map,
+        }
+    }
+}
+
+impl From<OwnedBytes> for Bytes {
+    fn from(bytes: OwnedBytes) -> Self {
+        let range = 0..bytes.len();
+        Self {
+            storage: Arc::new(Storage::Owned(bytes)),
+            range,
         }
     }
 }
@@ -104,29 +97,9 @@ impl Bytes {
     /// # Errors
     /// [`Error::OutOfMemory`], or what `fill` fails with.
     pub fn filled(length: usize, fill: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<Self> {
-        let out_of_memory = || Error::OutOfMemory {
-            what: "a section",
-            bytes: length,
-        };
-        let storage = if length >= LARGE_BYTES {
-            let mut map = MmapMut::map_anon(length).map_err(|_| out_of_memory())?;
-            // what is looked up here and there finds its page sooner; where the advice is not
-            // taken, later
-            #[cfg(target_os = "linux")]
-            let _ = map.advise(memmap2::Advice::HugePage);
-            fill(&mut map)?;
-            Storage::Large(map)
-        } else {
-            let n_lines = length.div_ceil(ALIGNMENT as usize);
-            let mut lines: Vec<Line> =
-                bytemuck::allocation::try_zeroed_vec(n_lines).map_err(|()| out_of_memory())?;
-            fill(&mut bytemuck::cast_slice_mut(&mut lines)[..length])?;
-            Storage::Aligned(lines)
-        };
-        Ok(Self {
-            storage: Arc::new(storage),
-            range: 0..length,
-        })
+        let mut bytes = OwnedBytes::zeroed(length, "a section")?;
+        fill(&mut bytes)?;
+        Ok(Self::from(bytes))
     }
 
     /// A copy of numbers, little-endian as this crate's targets are.
@@ -241,22 +214,16 @@ impl Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Error;
 
     #[test]
-    fn large_bytes_are_zeros_until_they_are_filled_and_aligned() {
-        let bytes = Bytes::filled(LARGE_BYTES + 5, |bytes| {
-            assert!(bytes.len() == LARGE_BYTES + 5 && bytes.iter().all(|&byte| byte == 0));
-            bytes[LARGE_BYTES + 4] = 7;
-            Ok(())
-        })
-        .unwrap();
-        assert_eq!(bytes.as_slice().as_ptr().align_offset(64), 0);
-        assert_eq!(bytes.as_slice()[LARGE_BYTES + 4], 7);
-        assert!(!bytes.is_mapped());
-        bytes.release(0..LARGE_BYTES); // is for files alone
-        assert_eq!(bytes.as_slice()[LARGE_BYTES + 4], 7);
-        let failed = Bytes::filled(LARGE_BYTES, |_| Err(Error::Interrupted));
+    fn bytes_that_could_not_be_filled_are_an_error_and_owned_ones_cannot_be_released() {
+        let failed = Bytes::filled(5, |_| Err(Error::Interrupted));
         assert!(matches!(failed, Err(Error::Interrupted)));
+        let bytes = Bytes::copy_of(&[7u8; 1 << 13]).unwrap();
+        assert!(!bytes.is_mapped());
+        bytes.release(0..1 << 13); // is for files alone
+        assert_eq!(bytes.as_slice(), [7; 1 << 13]);
     }
 
     #[test]

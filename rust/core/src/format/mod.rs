@@ -33,7 +33,7 @@ pub const MAGIC: [u8; 8] = *b"\x89SRIX\r\n\x1a";
 pub const VERSION: u32 = 1;
 
 /// Every section starts at a multiple of this.
-pub const ALIGNMENT: u64 = 64;
+pub const ALIGNMENT: u64 = crate::memory::LINE_BYTES as u64;
 
 /// Bytes before the header: magic, version, reserved, header length, header checksum.
 pub const PREFIX_BYTES: u64 = 32;

@@ -88,7 +88,7 @@ impl Batch {
             let packed = pack_with_layout(codes, layout.clone(), gram, control)?;
             let view = RowsView::new(RowCoding::Ranked(layout), batch.n, coding.dim, &packed.data)?;
             batch.add_scales(coding, &packed.scales, &view, atoms, control)?;
-            batch.rows = packed.data;
+            batch.rows = packed.data.to_vec();
             batch.cosines = packed.cosines;
             let nonempty = packed.scales.iter().filter(|&&scale| scale != 0.0);
             batch.nonempty = nonempty.count() as u64;

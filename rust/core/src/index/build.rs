@@ -521,7 +521,7 @@ impl Stored {
             Self::Ranked(packed) => (packed.data, Vec::new(), packed.layout.levels().to_vec()),
         };
         let shape = vec![data.len() as u64];
-        sections.push(section::ROWS, Dtype::U8, shape, None, Bytes::from_vec(data));
+        sections.push(section::ROWS, Dtype::U8, shape, None, data.into());
         if !levels.is_empty() {
             let shape = vec![levels.len() as u64];
             sections.add(section::LEVELS, Dtype::F32, shape, &levels)?;

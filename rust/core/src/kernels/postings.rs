@@ -11,6 +11,8 @@
 //! stores once a cycle adds at most one posting a cycle. Finding reads all sums of a block, and
 //! there wide instructions pay.
 
+use crate::memory::LINE_BYTES;
+
 /// Positions of a chunk: with the bound 16 bytes.
 pub const POSITIONS: usize = 7;
 
@@ -115,11 +117,16 @@ pub const PLAIN: SumKernels = SumKernels {
 /// Adds to the sum of each position of a list `1 + min(weight * bound, cap)`, cut to an integer.
 /// A sum that would overflow, as only a damaged list brings about, wraps.
 ///
+/// As many chunks after the list are asked for: the list of the next block stands there, and is
+/// about as long. What reads ahead of a program begins anew with every list.
+///
 /// # Panics
 /// Where `weight` or `cap` is negative or NaN, or `cap` is not below the largest sum.
 pub fn add_list<S: Sum>(list: &[Chunk], weight: f32, cap: f32, sums: &mut [S; SUMS]) {
     assert!(weight >= 0.0 && cap >= 0.0 && cap < S::MOST);
     for chunk in list {
+        let ahead = std::ptr::from_ref(chunk).wrapping_add(list.len());
+        prefetch_line::<false>(ahead.cast());
         let product = weight * bound_value(chunk[0]);
         // written so that NaN (0 times infinity) gives cap, in one instruction
         let gain = if product < cap { product } else { cap };
@@ -185,25 +192,30 @@ pub fn prefetch_far(bytes: &[u8]) {
 
 #[inline(always)]
 fn prefetch_to<const NEAR: bool>(bytes: &[u8], most_lines: usize) {
-    const LINE_BYTES: usize = 64;
+    let lines = bytes.len().div_ceil(LINE_BYTES).min(most_lines);
+    let mut address = bytes.as_ptr();
+    for _ in 0..lines {
+        prefetch_line::<NEAR>(address);
+        address = address.wrapping_add(LINE_BYTES);
+    }
+}
+
+/// Asks for the line of an address, which may be any.
+#[inline(always)]
+fn prefetch_line<const NEAR: bool>(address: *const u8) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_mm_prefetch, _MM_HINT_T0, _MM_HINT_T1};
-        let lines = bytes.len().div_ceil(LINE_BYTES).min(most_lines);
-        let mut address: *const i8 = bytes.as_ptr().cast();
-        for _ in 0..lines {
-            // SAFETY: every x86-64 CPU has the instruction, and it reads nothing that the program
-            // could see, whatever the address.
-            unsafe {
-                if NEAR {
-                    _mm_prefetch::<_MM_HINT_T0>(address);
-                } else {
-                    _mm_prefetch::<_MM_HINT_T1>(address);
-                }
+        // SAFETY: every x86-64 CPU has the instruction, and it reads nothing that the program
+        // could see, whatever the address.
+        unsafe {
+            if NEAR {
+                _mm_prefetch::<_MM_HINT_T0>(address.cast());
+            } else {
+                _mm_prefetch::<_MM_HINT_T1>(address.cast());
             }
-            address = address.wrapping_add(LINE_BYTES);
         }
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = (bytes, most_lines, LINE_BYTES);
+    let _ = address;
 }

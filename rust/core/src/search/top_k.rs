@@ -7,8 +7,6 @@
 //! later candidates are dropped without being stored. What is kept depends only on the set of
 //! (score, position) pairs pushed, not on their order, so work may be split in any way.
 
-use std::cmp::Ordering;
-
 /// A score and the position of its row.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Hit {
@@ -19,13 +17,15 @@ pub struct Hit {
 }
 
 impl Hit {
-    /// The order of results: `Less` where `self` comes first.
-    fn before(&self, other: &Self) -> Ordering {
-        other
-            .score
-            .partial_cmp(&self.score)
-            .expect("NaN is dropped by TopK::push")
-            .then(self.position.cmp(&other.position))
+    /// What results ascend by, as one number: numbers are compared without a branch, of which
+    /// sorting would mispredict every other one.
+    fn key(&self) -> u128 {
+        // 0.0 for -0.0, which is as good; no score is NaN
+        let bits = (self.score + 0.0).to_bits();
+        // bits of negative numbers descend with them, those of others ascend and are turned round
+        let is_negative = bits >> 63;
+        let descending = bits ^ (is_negative.wrapping_sub(1) >> 1);
+        u128::from(descending) << 64 | u128::from(self.position)
     }
 }
 
@@ -85,7 +85,7 @@ impl TopK {
         if rank == 0 || rank > self.hits.len() {
             return None;
         }
-        let (_, hit, _) = self.hits.select_nth_unstable_by(rank - 1, Hit::before);
+        let (_, hit, _) = self.hits.select_nth_unstable_by_key(rank - 1, Hit::key);
         Some(hit.score)
     }
 
@@ -109,13 +109,13 @@ impl TopK {
     /// The best `min(k, candidates)`, best first.
     pub fn into_sorted(mut self) -> Vec<Hit> {
         self.cut();
-        self.hits.sort_unstable_by(Hit::before);
+        self.hits.sort_unstable_by_key(Hit::key);
         self.hits
     }
 
     fn cut(&mut self) {
         if self.hits.len() > self.k && self.k > 0 {
-            let (_, worst_kept, _) = self.hits.select_nth_unstable_by(self.k - 1, Hit::before);
+            let (_, worst_kept, _) = self.hits.select_nth_unstable_by_key(self.k - 1, Hit::key);
             self.threshold = worst_kept.score;
             self.hits.truncate(self.k);
         }
@@ -148,6 +148,29 @@ mod tests {
         }
         let positions: Vec<_> = top.into_sorted().iter().map(|hit| hit.position).collect();
         assert_eq!(positions, [2, 3, 4]);
+    }
+
+    #[test]
+    fn numbers_to_sort_by_ascend_as_results_do() {
+        let least = f64::from_bits(1);
+        let scores = [
+            f64::INFINITY,
+            f64::MAX,
+            1.5,
+            1.0,
+            least,
+            0.0,
+            -least,
+            -1.0,
+            f64::MIN,
+        ];
+        let hits = scores
+            .iter()
+            .flat_map(|&score| [0, 7, u64::MAX].map(|position| Hit { score, position }));
+        let keys: Vec<_> = hits.map(|hit| hit.key()).collect();
+        assert!(keys.is_sorted() && keys.windows(2).all(|two| two[0] != two[1]));
+        let of_zero = |score| Hit { score, position: 3 }.key();
+        assert_eq!(of_zero(0.0), of_zero(-0.0));
     }
 
     #[test]

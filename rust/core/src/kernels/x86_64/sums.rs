@@ -38,43 +38,70 @@ unsafe fn count_avx512<S: Sum>(sums: &[S], least: S) -> usize {
 /// The CPU has AVX2.
 #[target_feature(enable = "avx2")]
 unsafe fn find8_avx2(sums: &mut [u8], least: u8, clear: bool, found: &mut Vec<u16>) {
-    const WIDE: usize = 32;
-    const VECTORS: usize = 4;
+    if clear {
+        find8_by_four::<true>(sums, least, found);
+    } else {
+        find8_by_four::<false>(sums, least, found);
+    }
+}
+
+/// Bytes of a register of AVX2.
+const WIDE_AVX2: usize = 32;
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn find8_by_four<const CLEAR: bool>(sums: &mut [u8], least: u8, found: &mut Vec<u16>) {
+    const WIDE: usize = WIDE_AVX2;
     let leasts = _mm256_set1_epi8(least as i8);
-    // a sum is at least `least` where it is the larger of the two
-    let reached = |sums: __m256i| {
-        let reached = _mm256_cmpeq_epi8(_mm256_max_epu8(sums, leasts), sums);
-        u64::from(_mm256_movemask_epi8(reached) as u32)
-    };
-    let mut groups = sums.chunks_exact_mut(WIDE * VECTORS);
+    let mut groups = sums.chunks_exact_mut(4 * WIDE);
     let mut first = 0;
     for group in &mut groups {
         let place = group.as_mut_ptr().cast::<__m256i>();
-        let mut vectors = [_mm256_setzero_si256(); VECTORS];
-        for (i, vector) in vectors.iter_mut().enumerate() {
-            // SAFETY: the group has the 128 bytes that are read and written; loadu and storeu
-            // need no alignment.
-            unsafe {
-                *vector = _mm256_loadu_si256(place.add(i));
-                if clear {
-                    _mm256_storeu_si256(place.add(i), _mm256_setzero_si256());
-                }
-            }
-        }
-        let [a, b, c, d] = vectors;
+        // SAFETY: the group has the 128 bytes that are read; loadu needs no alignment.
+        let most = unsafe {
+            let [a, b] = [_mm256_loadu_si256(place), _mm256_loadu_si256(place.add(1))];
+            let c = _mm256_loadu_si256(place.add(2));
+            let d = _mm256_loadu_si256(place.add(3));
+            _mm256_max_epu8(_mm256_max_epu8(a, b), _mm256_max_epu8(c, d))
+        };
         // few groups have any: one branch for all four
-        if reached(_mm256_max_epu8(
-            _mm256_max_epu8(a, b),
-            _mm256_max_epu8(c, d),
-        )) != 0
-        {
-            for (i, &vector) in vectors.iter().enumerate() {
-                push_bits(reached(vector), first + i * WIDE, found);
+        if reached8(most, leasts) != 0 {
+            push_group(group, least, first, found);
+        }
+        if CLEAR {
+            for i in 0..4 {
+                // SAFETY: the group has the 128 bytes that are written; storeu needs no alignment.
+                unsafe { _mm256_storeu_si256(place.add(i), _mm256_setzero_si256()) };
             }
         }
-        first += WIDE * VECTORS;
+        first += 4 * WIDE;
     }
-    find_rest(groups.into_remainder(), first, least, clear, found);
+    find_rest(groups.into_remainder(), first, least, CLEAR, found);
+}
+
+/// A bit for each sum that is at least its `least`: it is the larger of the two.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn reached8(sums: __m256i, leasts: __m256i) -> u32 {
+    _mm256_movemask_epi8(_mm256_cmpeq_epi8(_mm256_max_epu8(sums, leasts), sums)) as u32
+}
+
+/// Appends the places of the sums of a group that are at least `least`. Apart from the loop that
+/// passes over all groups, whose registers it would need.
+#[cold]
+#[inline(never)]
+#[target_feature(enable = "avx2")]
+fn push_group(group: &[u8], least: u8, first: usize, found: &mut Vec<u16>) {
+    let leasts = _mm256_set1_epi8(least as i8);
+    for (i, sums) in group.chunks_exact(WIDE_AVX2).enumerate() {
+        // SAFETY: there are 32 bytes; loadu needs no alignment.
+        let sums = unsafe { _mm256_loadu_si256(sums.as_ptr().cast()) };
+        push_bits(
+            u64::from(reached8(sums, leasts)),
+            first + i * WIDE_AVX2,
+            found,
+        );
+    }
 }
 
 /// # Safety

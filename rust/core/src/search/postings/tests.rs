@@ -60,7 +60,7 @@ impl Corpus {
         if value == ValueKind::Ranked {
             let packed =
                 pack_ranked(codes.view(), &MagnitudeBits::Uniform(3), None, &control).unwrap();
-            corpus.data = packed.data;
+            corpus.data = packed.data.to_vec();
             corpus.layout = Some(packed.layout);
             corpus.scales = Some(packed.scales);
         } else {

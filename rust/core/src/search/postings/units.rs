@@ -18,6 +18,8 @@ pub(super) const MARGIN: f64 = 1.0 - 1.0 / (1u64 << 38) as f64;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Units {
     unit: f64,
+    /// A little more than the number of units in 1.
+    in_one: f64,
     pub(super) cap: f32,
 }
 
@@ -30,13 +32,14 @@ impl Units {
         let unit = reach / (most - 1.0 - n_lists as f64);
         Self {
             unit,
+            in_one: (1.0 + 1.0 / (1u64 << 20) as f64) / unit,
             cap: (cap / unit).min(most - 2.0) as f32,
         }
     }
 
     /// A weight in units, raised.
     pub(super) fn of(&self, weight: f64) -> f32 {
-        (weight / self.unit * (1.0 + 1.0 / (1u64 << 20) as f64)) as f32
+        (weight * self.in_one) as f32
     }
 
     /// The sum that a score of `threshold` needs; at least 1.

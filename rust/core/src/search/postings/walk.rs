@@ -49,7 +49,7 @@ use super::scratch::{Rest, Scratch};
 use super::units::{Units, CAP, MARGIN, NO_CAP, ROUNDED};
 use super::{bound_value, Chunk, PostingsView};
 use crate::control::Control;
-use crate::kernels::{add_list, prefetch_far, Sum, WeightTable, SUMS};
+use crate::kernels::{add_list, prefetch, prefetch_far, Sum, WeightTable, SUMS};
 use crate::search::weights::sparse_weights;
 use crate::search::{Hit, Queries, ScanRows, Selection, TopK, WeightSource};
 use crate::{Error, Result};
@@ -66,7 +66,7 @@ const TASKS_A_THREAD: usize = 2;
 
 /// Rows from whose sums the first threshold is guessed: reading all sums for every step of a
 /// bisection took a sixth of a query's time on 62,666 rows (Zen 4).
-const ROWS_A_SAMPLE: usize = 8192;
+const ROWS_A_SAMPLE: usize = 4096;
 
 /// Rows of a block that are scanned at once where the walk leaves places free.
 const ROWS_A_SCAN: usize = 512;
@@ -206,9 +206,11 @@ impl<'a> Walk<'a> {
         let terms: Vec<_> = sparse_weights(&codes, query, self.source.metric)
             .filter_map(|(latent, weight)| {
                 let slot = self.postings.slot(latent)?;
+                let starts = self.postings.starts_of(slot, weight < 0.0);
+                prefetch(bytemuck::cast_slice(starts));
                 Some(Term {
                     weight: weight.abs(),
-                    starts: self.postings.starts_of(slot, weight < 0.0),
+                    starts,
                 })
             })
             .collect();
@@ -307,12 +309,8 @@ impl<'a> Walk<'a> {
         let Some(units) = self.lists_of::<S>(query, block, aim, lists) else {
             return self.score_pending(query, top, scratch);
         };
-        let mut lists = lists.iter();
-        for term in &query.terms {
-            self.prefetch(term, block + 1);
-            if let Some((weight, list)) = lists.next() {
-                add_list(list, units.of(*weight), units.cap, sums);
-            }
+        for (weight, list) in lists {
+            add_list(list, units.of(*weight), units.cap, sums);
         }
         // the place of what fills chunks
         let items = self.postings.block_items();
@@ -338,9 +336,9 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Asks for a term's list of a block, if there is one. Lists lie far apart, and what reads
-    /// ahead of a program does not know where the next one begins: without this, waiting for them
-    /// was half of a query's time (a million rows, 140 MB of postings).
+    /// Asks for a term's list of a block, if there is one, as [`add_list`] does for those of the
+    /// blocks that follow. The lists of terms lie far apart: without all this, waiting for them was
+    /// half of a query's time (a million rows, 140 MB of postings).
     fn prefetch(&self, term: &Term<'_>, block: usize) {
         if let Some(&[start, end]) = term
             .starts
