@@ -178,18 +178,18 @@ impl Kernels {
                 tile_layout: tile::PLAIN,
             }),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => is_x86_feature_detected!("avx2").then_some(Self {
+            Isa::Avx2 => x86_64::avx2::is_available().then_some(Self {
                 isa,
                 score_rows: x86_64::avx2::score_rows,
                 project: x86_64::avx2::project,
-                project_halves: generic::project_halves,
+                project_halves: x86_64::avx2::project_halves,
                 sums: x86_64::sums::AVX2,
                 project_some: x86_64::avx2::project_some,
                 project_some_wide: x86_64::avx2::project_from,
                 integer_row: integers::integer_row,
                 pass_rows: x86_64::tile_avx2::pass_rows,
                 rough_sums: x86_64::rough_avx2::sums,
-                rough_reached: rough::reached,
+                rough_reached: x86_64::rough_avx2::reached,
                 tile_layout: x86_64::tile_avx2::LAYOUT,
             }),
             #[cfg(target_arch = "x86_64")]
@@ -420,7 +420,7 @@ impl Kernels {
 
     /// True where [`Kernels::project_halves`] is faster than [`Kernels::project`].
     pub fn likes_halves(self) -> bool {
-        self.isa == Isa::Avx512
+        self.isa != Isa::Scalar
     }
 
     /// How many of the sums are at least `least`.

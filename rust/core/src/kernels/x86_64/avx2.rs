@@ -3,10 +3,17 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
+use half::f16;
+
 use super::padded_group;
 use crate::codes::{RankedLayout, RowFormat, RowSpan, RowsView};
 use crate::kernels::generic::{self, with_row_coding, LANES};
 use crate::kernels::WeightTable;
+
+/// True on CPUs with what the kernels here use. There is none known that has AVX2 and not F16C.
+pub fn is_available() -> bool {
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c")
+}
 
 /// Four latents as gather indices below the length of the table.
 trait Latents4: generic::LatentWidth {
@@ -281,18 +288,40 @@ unsafe fn add_group<L: Latents4, V: Values4>(
 /// [`Kernels::project`](crate::kernels::Kernels::project).
 ///
 /// # Safety
-/// The CPU has AVX2.
-#[target_feature(enable = "avx2")]
+/// The CPU has AVX2 and F16C.
+#[target_feature(enable = "avx2,f16c")]
 pub unsafe fn project(atoms: &[f32], queries: &[f64], d: usize, out: &mut [&mut [f64]]) {
-    let [out] = out else {
-        return generic::project(atoms, queries, d, out);
-    };
-    // one query has one sum an atom, each of which would wait for itself: four atoms do not
+    match out {
+        // SAFETY: the CPU has the instructions by the caller's promise.
+        [out] => unsafe { project_one(atoms, queries, out) },
+        _ => generic::project(atoms, queries, d, out),
+    }
+}
+
+/// [`Kernels::project_halves`](crate::kernels::Kernels::project_halves).
+///
+/// # Safety
+/// The CPU has AVX2 and F16C.
+#[target_feature(enable = "avx2,f16c")]
+pub unsafe fn project_halves(atoms: &[f16], query: &[f64], out: &mut [f64]) {
+    // SAFETY: the CPU has the instructions by the caller's promise.
+    unsafe { project_one(atoms, query, out) };
+}
+
+/// One query has one sum an atom, each of which would wait for itself: four atoms do not.
+///
+/// # Safety
+/// The CPU has AVX2 and F16C.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+unsafe fn project_one<A: Fours>(atoms: &[A], query: &[f64], out: &mut [f64]) {
+    let d = query.len();
     for (atoms, out) in atoms.chunks(4 * d).zip(out.chunks_mut(4)) {
         let last = out.len() - 1;
         let four = std::array::from_fn(|i| &atoms[i.min(last) * d..(i.min(last) + 1) * d]);
+        // the next four stand behind these
         // SAFETY: four slices of `d` numbers, as the query has.
-        let sums = unsafe { project_four(four, queries) };
+        let sums = unsafe { project_four::<A, true>(four, query) };
         out.copy_from_slice(&sums[..=last]);
     }
 }
@@ -301,7 +330,7 @@ pub unsafe fn project(atoms: &[f32], queries: &[f64], d: usize, out: &mut [&mut 
 ///
 /// # Safety
 /// As [`project_from`].
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "avx2,f16c")]
 pub unsafe fn project_some(
     atoms: &[f32],
     d: usize,
@@ -317,8 +346,8 @@ pub unsafe fn project_some(
 /// whose sums do not wait for each other.
 ///
 /// # Safety
-/// The CPU has AVX2, `query` has `d` numbers, `out` one a latent, and every latent has an atom.
-#[target_feature(enable = "avx2")]
+/// The CPU has AVX2 and F16C, `query` has `d` numbers, `out` one a latent, and every latent has an atom.
+#[target_feature(enable = "avx2,f16c")]
 pub unsafe fn project_from<A: Fours>(
     atoms: &[A],
     d: usize,
@@ -334,7 +363,7 @@ pub unsafe fn project_from<A: Fours>(
             &atoms[place * d..(place + 1) * d]
         });
         // SAFETY: four slices of `d` numbers, as the query has.
-        let sums = unsafe { project_four(four, query) };
+        let sums = unsafe { project_four::<A, false>(four, query) };
         out.copy_from_slice(&sums[..out.len()]);
     }
 }
@@ -342,13 +371,13 @@ pub unsafe fn project_from<A: Fours>(
 /// Numbers of atoms, four of which are read as doubles.
 pub trait Fours: Copy + Into<f64> {
     /// # Safety
-    /// The CPU has AVX2, and `numbers` points to four of them.
+    /// The CPU has AVX2 and F16C, and `numbers` points to four of them.
     unsafe fn load(numbers: *const Self) -> __m256d;
 }
 
 impl Fours for f32 {
     #[inline]
-    #[target_feature(enable = "avx2")]
+    #[target_feature(enable = "avx2,f16c")]
     unsafe fn load(numbers: *const Self) -> __m256d {
         // SAFETY: the caller's pointer has 16 bytes; loadu needs no alignment.
         _mm256_cvtps_pd(unsafe { _mm_loadu_ps(numbers) })
@@ -357,18 +386,27 @@ impl Fours for f32 {
 
 impl Fours for f64 {
     #[inline]
-    #[target_feature(enable = "avx2")]
+    #[target_feature(enable = "avx2,f16c")]
     unsafe fn load(numbers: *const Self) -> __m256d {
         // SAFETY: the caller's pointer has 32 bytes; loadu needs no alignment.
         unsafe { _mm256_loadu_pd(numbers) }
     }
 }
 
+impl Fours for f16 {
+    #[inline]
+    #[target_feature(enable = "avx2,f16c")]
+    unsafe fn load(numbers: *const Self) -> __m256d {
+        // SAFETY: the caller's pointer has 8 bytes; loadl needs no alignment.
+        _mm256_cvtps_pd(_mm_cvtph_ps(unsafe { _mm_loadl_epi64(numbers.cast()) }))
+    }
+}
+
 /// # Safety
-/// The CPU has AVX2, and all slices have one length.
+/// The CPU has AVX2 and F16C, and all slices have one length.
 #[inline]
-#[target_feature(enable = "avx2")]
-unsafe fn project_four<A: Fours>(atoms: [&[A]; 4], query: &[f64]) -> [f64; 4] {
+#[target_feature(enable = "avx2,f16c")]
+unsafe fn project_four<A: Fours, const AHEAD: bool>(atoms: [&[A]; 4], query: &[f64]) -> [f64; 4] {
     let whole = query.len() - query.len() % LANES;
     let mut lanes = [[_mm256_setzero_pd(); 2]; 4];
     for start in (0..whole).step_by(LANES) {
@@ -379,6 +417,10 @@ unsafe fn project_four<A: Fours>(atoms: [&[A]; 4], query: &[f64]) -> [f64; 4] {
             let high = _mm256_loadu_pd(query.as_ptr().add(start + 4));
             for (lanes, atom) in lanes.iter_mut().zip(atoms) {
                 let atom = atom.as_ptr().add(start);
+                if AHEAD {
+                    let next = atom.wrapping_add(4 * query.len());
+                    _mm_prefetch::<_MM_HINT_T0>(next.cast());
+                }
                 let (first, second) = (A::load(atom), A::load(atom.add(4)));
                 lanes[0] = _mm256_add_pd(lanes[0], _mm256_mul_pd(first, low));
                 lanes[1] = _mm256_add_pd(lanes[1], _mm256_mul_pd(second, high));

@@ -5,7 +5,8 @@ use std::arch::x86_64::*;
 
 use super::avx2::words_by_rank;
 use crate::kernels::rough::{
-    GroupRead, LevelBytes, RoughQuery, GROUP, HALF_BYTES, HALF_LEVELS, ROUGH_ROWS,
+    GroupRead, LevelBytes, RoughQuery, RoughScales, GROUP, HALF_BYTES, HALF_LEVELS, ROUGH_ROWS,
+    SOUND_SCALES,
 };
 
 /// Rows of a register.
@@ -97,6 +98,69 @@ unsafe fn block_sums<const WORDS: bool, const MANY: bool>(
         unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), sums) };
         query.add_wide(block, out);
     }
+}
+
+/// [`Kernels::rough_reached`](crate::kernels::Kernels::rough_reached).
+///
+/// # Safety
+/// AVX2 and F16C are there, and there are as many scales as sums.
+#[target_feature(enable = "avx2,f16c")]
+pub unsafe fn reached(
+    sums: &[i32],
+    scales: RoughScales<'_>,
+    error: f32,
+    least: f32,
+    out: &mut Vec<u16>,
+) -> bool {
+    let (error, least) = (_mm256_set1_ps(error), _mm256_set1_ps(least));
+    let from = _mm256_set1_ps(SOUND_SCALES.start);
+    let to = _mm256_set1_ps(SOUND_SCALES.end);
+    for first in (0..sums.len()).step_by(ROWS) {
+        let n = (sums.len() - first).min(ROWS);
+        let scale = match scales {
+            RoughScales::One => _mm256_set1_ps(1.0),
+            RoughScales::Single(scales) => {
+                let scales = eight_of(&scales[first..first + n]);
+                // SAFETY: eight numbers; loadu needs no alignment.
+                unsafe { _mm256_loadu_ps(scales.as_ptr()) }
+            }
+            RoughScales::Half(scales) => {
+                let scales = eight_of(&scales[first..first + n]);
+                // SAFETY: eight numbers of 16 bits; loadu needs no alignment.
+                _mm256_cvtph_ps(unsafe { _mm_loadu_si128(scales.as_ptr().cast()) })
+            }
+        };
+        // a NaN is in no range
+        let is_zero = _mm256_cmp_ps::<_CMP_EQ_OQ>(scale, _mm256_setzero_ps());
+        let is_sound = _mm256_and_ps(
+            _mm256_cmp_ps::<_CMP_GE_OQ>(scale, from),
+            _mm256_cmp_ps::<_CMP_LT_OQ>(scale, to),
+        );
+        if _mm256_movemask_ps(_mm256_or_ps(is_zero, is_sound)) != 0xFF {
+            return false;
+        }
+        let sums = eight_of(&sums[first..first + n]);
+        // SAFETY: eight numbers; loadu needs no alignment.
+        let sums = unsafe { _mm256_loadu_si256(sums.as_ptr().cast()) };
+        let upper = _mm256_mul_ps(_mm256_add_ps(_mm256_cvtepi32_ps(sums), error), scale);
+        let reach = _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_GE_OQ>(upper, least));
+        let mut mask = reach as u32 & ((1 << n) - 1);
+        while mask != 0 {
+            out.push(first as u16 + mask.trailing_zeros() as u16);
+            mask &= mask - 1;
+        }
+    }
+    true
+}
+
+/// Eight numbers: those given, and zeros where they are fewer.
+#[inline(always)]
+fn eight_of<T: Copy + Default>(numbers: &[T]) -> [T; ROWS] {
+    numbers.try_into().unwrap_or_else(|_| {
+        let mut eight = [T::default(); ROWS];
+        eight[..numbers.len()].copy_from_slice(numbers);
+        eight
+    })
 }
 
 /// The levels of 16-bit indices below 32, or below 16 where not `MANY`: those of even ones from the
