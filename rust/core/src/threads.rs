@@ -13,11 +13,13 @@
 //! and nobody waits in it (what is its parent's is leaked there, since locks may be held by threads
 //! that no longer exist).
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicPtr, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::{Error, Result};
@@ -278,6 +280,48 @@ impl Drop for Call {
         }
         state.admit(now);
     }
+}
+
+thread_local! {
+    /// Whether what this thread does is to stay on it.
+    static ALONE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `work` on this thread, on which [`try_map`] stays meanwhile: for what is done sooner than
+/// others could be told of it.
+pub fn alone<T>(work: impl FnOnce() -> T) -> T {
+    struct Before(bool);
+    impl Drop for Before {
+        fn drop(&mut self) {
+            ALONE.set(self.0);
+        }
+    }
+    let _before = Before(ALONE.replace(true));
+    work()
+}
+
+/// Threads between which [`try_map`] shares out work here.
+pub fn width() -> usize {
+    if ALONE.get() {
+        1
+    } else {
+        rayon::current_num_threads()
+    }
+}
+
+/// What `each` makes of the items, in their order: on the current rayon pool, or within [`alone`] on
+/// this thread, which may then be of no pool.
+///
+/// # Errors
+/// One of those of `each`.
+pub fn try_map<I: Send, T: Send>(
+    items: Vec<I>,
+    each: impl Fn(I) -> Result<T> + Sync + Send,
+) -> Result<Vec<T>> {
+    if ALONE.get() {
+        return items.into_iter().map(each).collect();
+    }
+    items.into_par_iter().map(each).collect()
 }
 
 /// Runs `work` on threads of its own, as many as asked for or [`default_threads`], which end with it.

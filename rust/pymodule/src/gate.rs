@@ -67,12 +67,13 @@ pub fn gate<T: Send>(
 
 /// Runs work of less than a few milliseconds on the calling thread, detached from the
 /// interpreter: it is not worth handing to another, and is over before a signal needs looking at.
-/// It may not enter a pool.
+/// It may not enter a pool: what it does is shared out by [`threads::try_map`] alone.
 pub fn gate_short<T: Send>(
     py: Python<'_>,
     work: impl FnOnce(&Control) -> Result<T> + Send,
 ) -> PyResult<T> {
-    py.detach(|| work(&Control::new())).map_err(to_python)
+    py.detach(|| threads::alone(|| work(&Control::new())))
+        .map_err(to_python)
 }
 
 fn tell(py: Python<'_>, progress: &Option<Py<PyAny>>, control: &Control) -> PyResult<()> {

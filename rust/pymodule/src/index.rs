@@ -747,7 +747,19 @@ impl Index {
         // one moment of the index: for the search, what it may return, and what that is called
         let snapshot = self.live.snapshot();
         let by_id = asked.by_id;
-        let is_short = asked.approximate.is_some() && queries.len() == 1;
+        let request = Request {
+            mode,
+            k: asked.k,
+            k_row: asked.k_row,
+            selection: Selection::ALL,
+            approximate: asked.approximate,
+            kernels,
+        };
+        // how long a filter takes is not known before it is read
+        let is_plain = asked.filter.is_none() && asked.exclude.is_none();
+        let is_short = queries.len() == 1
+            && (is_plain || asked.approximate.is_some())
+            && snapshot.is_short(&request, threads);
         let work = |control: &Control| {
             let allowed = asked
                 .filter
@@ -757,16 +769,13 @@ impl Index {
                 .exclude
                 .map(|excluded| excluded.in_snapshot(&snapshot))
                 .transpose()?;
+            let selection = Selection {
+                allowed: allowed.as_deref(),
+                exclusions: exclusions.as_ref(),
+            };
             let request = Request {
-                mode,
-                k: asked.k,
-                k_row: asked.k_row,
-                selection: Selection {
-                    allowed: allowed.as_deref(),
-                    exclusions: exclusions.as_ref(),
-                },
-                approximate: asked.approximate,
-                kernels,
+                selection,
+                ..request
             };
             let hits = snapshot.search(queries, &request, control)?;
             flatten(&hits)

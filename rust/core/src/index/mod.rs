@@ -661,6 +661,16 @@ impl Index {
         Ok(search::plan::plan(&data, n_queries, request, has_postings))
     }
 
+    /// About how long one query takes, as [`search::plan::look_ups`] says; `None` also where the
+    /// request is at fault.
+    pub(super) fn look_ups(&self, request: &Request<'_>) -> Option<usize> {
+        let way = self.explain(1, request).ok()?.way;
+        let prefix = self.prefix(request.k_row);
+        let data = self.scanned(prefix.as_ref(), request).ok()?;
+        let atoms = self.atoms().filter(|_| request.mode.needs_dictionary());
+        search::plan::look_ups(way, &data, atoms.map_or(0, |atoms| atoms.d()))
+    }
+
     /// The layout of rows that are read as if they had so many nonzeros.
     fn prefix(&self, k_row: Option<usize>) -> Option<RankedLayout> {
         Some(self.layout.as_ref()?.prefix(k_row?))

@@ -8,7 +8,29 @@ use crate::control::Control;
 use crate::search::{Bitmap, Exclusions, Hit, Queries, Request, Selection};
 use crate::Result;
 
+/// Look-ups that take as long as it takes to hand work to other threads and to be told of its end
+/// (some 60 microseconds, Zen 3), and a little more, since they would share it.
+const FEW_LOOK_UPS: usize = 1 << 16;
+/// Those of a call that has one thread anyway: less than half a millisecond, since a call that
+/// stays on its thread waits for no other and looks for no signal.
+const FEW_OF_ONE_THREAD: usize = 1 << 18;
+
 impl Snapshot {
+    /// True where one query is answered so soon that it is not worth handing to other threads, of
+    /// which the call asks for so many.
+    pub fn is_short(&self, request: &Request<'_>, threads: Option<usize>) -> bool {
+        let most = match threads {
+            Some(1) => FEW_OF_ONE_THREAD,
+            _ => FEW_LOOK_UPS,
+        };
+        let mut sum = 0usize;
+        self.parts().iter().enumerate().all(|(number, part)| {
+            let of_part = of_part(request, number);
+            sum = sum.saturating_add(part.index().look_ups(&of_part).unwrap_or(usize::MAX));
+            sum <= most
+        })
+    }
+
     /// The best `k` items of each query that the request's selection admits, as positions, best
     /// first, ties by lower position: exactly those of an index that is built of the items that
     /// are left. Runs on the current rayon pool.
@@ -31,11 +53,7 @@ impl Snapshot {
         let mut found: Vec<Vec<Hit>> = Vec::new();
         let (mut first, mut items) = (0, 0);
         for (number, part) in self.parts().iter().enumerate() {
-            let of_part = Request {
-                // additions have no clusters, and are few
-                approximate: request.approximate.filter(|_| number == 0),
-                ..*request
-            };
+            let of_part = of_part(request, number);
             let mut more = search_part(part, first, items, queries, &of_part, control)?;
             for hit in more.iter_mut().flatten() {
                 hit.position += first;
@@ -53,6 +71,14 @@ impl Snapshot {
         }
         self.base().add_mean(&mut found, queries, request)?;
         Ok(found)
+    }
+}
+
+/// What is asked of a part: additions have no clusters, and are few.
+fn of_part<'a>(request: &Request<'a>, number: usize) -> Request<'a> {
+    Request {
+        approximate: request.approximate.filter(|_| number == 0),
+        ..*request
     }
 }
 

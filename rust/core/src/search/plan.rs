@@ -44,6 +44,29 @@ pub struct Plan {
     pub reason: String,
 }
 
+/// Rows of a walk, whatever the query, that cost as much as a nonzero that is looked up: a million
+/// rows of 32 nonzeros are walked in the time in which 5,000 are scanned.
+const ROWS_A_LOOK_UP: usize = 6;
+
+/// About how long a search of one query takes on one thread, in nonzeros that are looked up, of which
+/// some 600 take a microsecond; `d` is the width of atoms, where queries are projected. `None` where
+/// that depends on more.
+pub fn look_ups(way: Way, data: &ScanRows<'_>, d: usize) -> Option<usize> {
+    let n = data.rows.len();
+    // a number of an atom costs a quarter as much
+    let project = (data.rows.dim() / 4).saturating_mul(d);
+    match way {
+        Way::Scan | Way::RoughScan => {
+            let prefix = n.saturating_mul(data.rows.ranks());
+            Some(prefix.min(data.rows.nonzeros()).saturating_add(project))
+        }
+        Way::Postings => Some(n / ROWS_A_LOOK_UP),
+        // some hundred microseconds, whatever n is
+        Way::Clusters => Some(0),
+        Way::IntegerPass | Way::Product => None,
+    }
+}
+
 /// So many queries are answered together sooner than one after the other.
 const ROUGH_QUERIES: usize = 8;
 

@@ -25,7 +25,6 @@
 use std::ops::Range;
 
 use half::slice::HalfFloatSliceExt;
-use rayon::prelude::*;
 
 use super::candidates::{rounded_down, rounded_up, Candidate, Candidates, SharedThreshold};
 use super::integer::largest_of;
@@ -35,6 +34,7 @@ use crate::codes::{RankedLayout, RowCoding};
 use crate::control::Control;
 use crate::gemm::rows_by_columns;
 use crate::kernels::{decode_rank, WeightTable};
+use crate::threads::try_map;
 use crate::Result;
 
 /// Queries that are multiplied at once.
@@ -203,27 +203,22 @@ struct Wave<'a> {
 impl Wave<'_> {
     fn run(&self, control: &Control) -> Result<Vec<Vec<Hit>>> {
         let n = self.tables.len();
-        let passes = row_ranges(self.data.rows.len(), n)
-            .into_par_iter()
-            .map(|range| self.pass(range, control))
-            .collect::<Result<Vec<_>>>()?;
+        let ranges = row_ranges(self.data.rows.len(), n);
+        let passes = try_map(ranges, |range| self.pass(range, control))?;
         let mut candidates = vec![Candidates::new(self.k); n];
         for pass in passes {
             for (all, some) in candidates.iter_mut().zip(pass) {
                 all.merge(some);
             }
         }
-        candidates
-            .into_par_iter()
-            .enumerate()
-            .map(|(query, candidates)| {
-                let is_known = self.weights.bounds[query].is_some();
-                match candidates.into_rows().filter(|_| is_known) {
-                    Some(rows) => Ok(self.best_of(query, &rows)),
-                    None => self.best_of_all(query, control),
-                }
-            })
-            .collect()
+        let of_queries = candidates.into_iter().enumerate().collect();
+        try_map(of_queries, |(query, candidates): (usize, Candidates)| {
+            let is_known = self.weights.bounds[query].is_some();
+            match candidates.into_rows().filter(|_| is_known) {
+                Some(rows) => Ok(self.best_of(query, &rows)),
+                None => self.best_of_all(query, control),
+            }
+        })
     }
 
     /// Candidates of each query among a range of rows.

@@ -23,15 +23,15 @@
 
 use std::ops::Range;
 
-use rayon::prelude::*;
-
 use super::candidates::{rounded_down, SharedThreshold};
 use super::integer::largest_of;
 use super::scan::{row_ranges, scan, Scales, ScanRows};
+use super::weights::{keep_table, table_for};
 use super::{Hit, Selection, TopK, WeightSource};
 use crate::codes::{RankedLayout, RowCoding};
 use crate::control::Control;
 use crate::kernels::{Isa, Kernels, RoughQuery, RoughScales, WeightTable, ROUGH_ROWS};
+use crate::threads::try_map;
 use crate::Result;
 
 /// Rows whose rough scores are held at a time.
@@ -168,7 +168,7 @@ pub fn search(
     let n_queries = source.queries.len();
     selection.check(data.rows.len(), n_queries)?;
     let k = k.min(selection.count(data.rows.len()));
-    let mut tables = [WeightTable::zeros(&data.rows)?];
+    let mut tables = [table_for(&data.rows)?];
     let mut found = Vec::with_capacity(n_queries);
     for query in 0..n_queries {
         source.fill(&mut tables, query, control)?;
@@ -187,6 +187,8 @@ pub fn search(
         found.push(one.run(control)?);
         control.advance(1);
     }
+    let [table] = tables;
+    keep_table(table, &data.rows);
     Ok(found)
 }
 
@@ -205,10 +207,8 @@ struct OneQuery<'a> {
 
 impl OneQuery<'_> {
     fn run(&self, control: &Control) -> Result<Vec<Hit>> {
-        let tops = row_ranges(self.data.rows.len(), 1)
-            .into_par_iter()
-            .map(|range| self.best_of(range, control))
-            .collect::<Result<Vec<_>>>()?;
+        let ranges = row_ranges(self.data.rows.len(), 1);
+        let tops = try_map(ranges, |range| self.best_of(range, control))?;
         let mut best = TopK::new(self.k);
         tops.into_iter().for_each(|top| best.merge(top));
         Ok(best.into_sorted())

@@ -6,14 +6,14 @@
 
 use std::ops::Range;
 
-use half::f16;
-use rayon::prelude::*;
-
+use super::weights::{keep_table, table_for};
 use super::{Hit, Queries, Selection, TopK, WeightSource};
 use crate::codes::RowsView;
 use crate::control::Control;
 use crate::kernels::{prefetch, Kernels, WeightTable};
+use crate::threads::{self, try_map};
 use crate::{Error, Result};
+use half::f16;
 
 /// Rows of a block: at 32 nonzeros of 6 bytes 100 KB, which a second-level cache holds.
 const ROWS_A_BLOCK: usize = 512;
@@ -143,7 +143,7 @@ impl ScanRows<'_> {
 /// The best `k` rows of each query among those that the selection admits, or all of them where
 /// they are fewer; best first, ties by lower position.
 ///
-/// Runs on the current rayon pool.
+/// Runs on the current rayon pool, or [`alone`](crate::threads::alone).
 ///
 /// # Errors
 /// [`Error::Argument`] for `k = 0` or where queries, mode and selection do not fit, with
@@ -176,9 +176,10 @@ pub fn scan(
     let wave = (WAVE_BYTES / hit_bytes)
         .clamp(1, QUERIES_A_WAVE)
         .min(queries.len().max(1));
-    let mut tables = (0..wave)
-        .map(|_| WeightTable::zeros(&data.rows))
-        .collect::<Result<Vec<_>>>()?;
+    let mut tables = vec![table_for(&data.rows)?];
+    for _ in 1..wave {
+        tables.push(WeightTable::zeros(&data.rows)?);
+    }
 
     for first in (0..queries.len()).step_by(wave) {
         let tables = &mut tables[..wave.min(queries.len() - first)];
@@ -188,13 +189,10 @@ pub fn scan(
             .zip((first..).step_by(QUERIES_A_GROUP))
             .flat_map(|group| ranges.iter().map(move |range| (group, range.clone())))
             .collect();
-        let tops = tasks
-            .into_par_iter()
-            .map(|((tables, first), range)| {
-                let admitted = Admitted { selection, first };
-                scan_range(data, tables, range, k, admitted, source.kernels, control)
-            })
-            .collect::<Result<Vec<_>>>()?;
+        let tops = try_map(tasks, |((tables, first), range)| {
+            let admitted = Admitted { selection, first };
+            scan_range(data, tables, range, k, admitted, source.kernels, control)
+        })?;
         // each group of queries has one task a range, in the order of the ranges
         let mut merged = vec![TopK::new(k); tables.len()];
         for (task, group) in tops.into_iter().enumerate() {
@@ -203,9 +201,10 @@ pub fn scan(
                 all.merge(top);
             }
         }
-        found.par_extend(merged.into_par_iter().map(TopK::into_sorted));
+        found.extend(try_map(merged, |top| Ok(top.into_sorted()))?);
         control.advance(tables.len() as u64);
     }
+    keep_table(tables.swap_remove(0), &data.rows);
     Ok(found)
 }
 
@@ -219,7 +218,7 @@ fn reserve<T>(vector: &mut Vec<T>, n: usize) -> Result<()> {
 /// Ranges of rows for tasks: enough of them that every thread has some, whatever the number of
 /// queries, and at least one.
 pub(super) fn row_ranges(n: usize, n_queries: usize) -> Vec<Range<usize>> {
-    let threads = rayon::current_num_threads();
+    let threads = threads::width();
     let groups = n_queries.div_ceil(QUERIES_A_GROUP).max(1);
     let wanted = if threads == 1 {
         1

@@ -10,19 +10,43 @@
 //! in reconstructed mode, `q` in dense mode. A zero query gets zero weights. All sums are in
 //! double precision and in the order of [`crate::kernels`], so `u` is the same on every CPU.
 
+use std::cell::Cell;
 use std::ops::Range;
 
 use half::f16;
 
-use crate::codes::CodesView;
+use crate::codes::{CodesView, RowsView};
 use crate::control::Control;
 use crate::kernels::{dot, norm, Kernels, WeightTable, PROJECT_QUERIES};
 use crate::search::{Metric, Mode};
+use crate::threads::try_map;
 use crate::{Error, Result};
-use rayon::prelude::*;
 
 /// Atoms that one task projects onto: some 100 microseconds of work at d = 384.
 const ATOMS_A_TASK: usize = 256;
+
+thread_local! {
+    /// The table of the last search of this thread.
+    static KEPT: Cell<Option<WeightTable>> = const { Cell::new(None) };
+}
+
+/// A table for these rows, for [`WeightSource::fill`] to write: the one that was kept on this thread,
+/// where it is of their size. To have half a megabyte of zeros from the system, as rows of 16-bit
+/// latents need, takes longer than a search of few rows.
+///
+/// # Errors
+/// [`Error::OutOfMemory`].
+pub fn table_for(rows: &RowsView<'_>) -> Result<WeightTable> {
+    let kept = KEPT.take().filter(|kept| kept.is_for(rows));
+    kept.map_or_else(|| WeightTable::zeros(rows), Ok)
+}
+
+/// Keeps a table for the next search of this thread; large ones are not kept.
+pub fn keep_table(table: WeightTable, rows: &RowsView<'_>) {
+    if !rows.has_wide_latents() {
+        KEPT.set(Some(table));
+    }
+}
 
 /// The rows of a dictionary `W`, shape (len, d).
 #[derive(Debug, Clone, Copy)]
@@ -141,8 +165,8 @@ pub struct WeightSource<'a> {
 }
 
 impl WeightSource<'_> {
-    /// Fills one table for each of the queries `first..first + tables.len()`. The tables hold
-    /// zeros, or an earlier batch's weights.
+    /// Fills one table for each of the queries `first..first + tables.len()`, whatever weights
+    /// the tables hold.
     ///
     /// # Errors
     /// [`Error::Argument`] where queries and mode do not fit each other, or a mode lacks its
@@ -282,16 +306,22 @@ impl WeightSource<'_> {
         control: &Control,
     ) -> Result<()> {
         let d = atoms.d;
+        for table in tables.iter_mut() {
+            let weights = table.weights_mut();
+            // latents without an atom, as only a damaged file has, weigh nothing
+            let known = atoms.len().min(weights.len());
+            weights[known..].fill(0.0);
+        }
         if let ([table], Some(halves)) = (&mut *tables, atoms.halves) {
             if self.kernels.likes_halves() {
-                return halves
-                    .par_chunks(ATOMS_A_TASK * d)
-                    .zip(table.weights_mut().par_chunks_mut(ATOMS_A_TASK))
-                    .try_for_each(|(atoms, out)| {
-                        control.check()?;
-                        self.kernels.project_halves(atoms, embeddings, out);
-                        Ok(())
-                    });
+                let outs = table.weights_mut().chunks_mut(ATOMS_A_TASK);
+                let tasks = halves.chunks(ATOMS_A_TASK * d).zip(outs).collect();
+                try_map(tasks, |(atoms, out)| {
+                    control.check()?;
+                    self.kernels.project_halves(atoms, embeddings, out);
+                    Ok(())
+                })?;
+                return Ok(());
             }
         }
         // task (g, c) fills the c-th chunk of latents in the tables of the g-th group of queries
@@ -309,13 +339,12 @@ impl WeightSource<'_> {
                 tasks.push((atoms, embeddings, outs));
             }
         }
-        tasks
-            .into_par_iter()
-            .try_for_each(|(atoms, embeddings, mut outs)| {
-                control.check()?;
-                self.kernels.project(atoms, embeddings, d, &mut outs);
-                Ok(())
-            })
+        try_map(tasks, |(atoms, embeddings, mut outs)| {
+            control.check()?;
+            self.kernels.project(atoms, embeddings, d, &mut outs);
+            Ok(())
+        })?;
+        Ok(())
     }
 }
 

@@ -42,8 +42,6 @@
 use std::cell::Cell;
 use std::ops::Range;
 
-use rayon::prelude::*;
-
 use super::query::{Guesses, Query, Term};
 use super::scratch::{Rest, Scratch};
 use super::units::{Units, CAP, MARGIN, NO_CAP, ROUNDED};
@@ -52,6 +50,7 @@ use crate::control::Control;
 use crate::kernels::{add_list, prefetch, prefetch_far, Sum, WeightTable, SUMS};
 use crate::search::weights::sparse_weights;
 use crate::search::{Hit, Queries, ScanRows, Selection, TopK, WeightSource};
+use crate::threads::{self, try_map};
 use crate::{Error, Result};
 
 /// The most nonzeros of a query that is walked; others are scanned for. Each may cost a unit of
@@ -80,7 +79,7 @@ thread_local! {
 /// The best `k` rows of each query that the selection admits, as
 /// [`scan()`](super::super::scan()) finds them.
 ///
-/// Runs on the current rayon pool.
+/// Runs on the current rayon pool, or [`alone`](crate::threads::alone).
 ///
 /// # Errors
 /// [`Error::Argument`] for `k = 0` queries that are no codes or do not fit the selection, [`Error::OutOfMemory`],
@@ -117,10 +116,8 @@ pub fn walk(
         guesses,
     };
     let ranges = walk.block_ranges(codes.len());
-    (0..codes.len())
-        .into_par_iter()
-        .map(|query| walk.answer(query, &ranges))
-        .collect()
+    let queries = (0..codes.len()).collect();
+    try_map(queries, |query| walk.answer(query, &ranges))
 }
 
 /// All that the tasks of a search share.
@@ -138,7 +135,7 @@ impl<'a> Walk<'a> {
     /// Ranges of blocks for the tasks of a query: one, unless there are more threads than
     /// queries.
     fn block_ranges(&self, n_queries: usize) -> Vec<Range<usize>> {
-        let threads = rayon::current_num_threads();
+        let threads = threads::width();
         let blocks = self.postings.n_blocks();
         let tasks = if threads == 1 || n_queries >= TASKS_A_THREAD * threads {
             1
@@ -175,25 +172,18 @@ impl<'a> Walk<'a> {
 
     /// The best k of the rows of positive score that reach every guess.
     fn ranges(&self, query: &Query<'_>, ranges: &[Range<usize>]) -> Result<TopK> {
-        let mut top = ranges
-            .par_iter()
-            .map(|range| {
-                self.in_scratch(query.number, |scratch| {
-                    let Scratch { narrow, wide, rest } = scratch;
-                    if query.terms.len() <= NARROW_TERMS {
-                        self.range(query, range, narrow, rest)
-                    } else {
-                        self.range(query, range, wide, rest)
-                    }
-                })
+        let tops = try_map(ranges.iter().collect(), |range| {
+            self.in_scratch(query.number, |scratch| {
+                let Scratch { narrow, wide, rest } = scratch;
+                if query.terms.len() <= NARROW_TERMS {
+                    self.range(query, range, narrow, rest)
+                } else {
+                    self.range(query, range, wide, rest)
+                }
             })
-            .try_reduce(
-                || TopK::new(self.k),
-                |mut all, top| {
-                    all.merge(top);
-                    Ok(all)
-                },
-            )?;
+        })?;
+        let mut top = TopK::new(self.k);
+        tops.into_iter().for_each(|of_range| top.merge(of_range));
         top.tighten();
         Ok(top)
     }
