@@ -225,8 +225,14 @@ pub fn project_halves(atoms: &[f16], query: &[f64], out: &mut [f64]) {
     project_n::<1, f16>(atoms, query, query.len(), &mut [out]);
 }
 
-/// [`Kernels::project_some`](super::Kernels::project_some) in plain Rust.
-pub fn project_some(atoms: &[f32], d: usize, latents: &[u32], query: &[f64], out: &mut [f64]) {
+/// [`Kernels::project_some`](super::Kernels::project_some) in plain Rust, for numbers of any width.
+pub fn project_some<A: Copy + Into<f64>>(
+    atoms: &[A],
+    d: usize,
+    latents: &[u32],
+    query: &[f64],
+    out: &mut [f64],
+) {
     project_from(atoms, d, 0, latents, query, out);
 }
 

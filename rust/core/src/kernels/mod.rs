@@ -133,7 +133,7 @@ impl WeightTable {
 }
 
 type ScoreRows = unsafe fn(&RowsView<'_>, Range<usize>, &WeightTable, &mut [f64]);
-type ProjectSome = unsafe fn(&[f32], usize, &[u32], &[f64], &mut [f64]);
+type ProjectSome<A> = unsafe fn(&[A], usize, &[u32], &[f64], &mut [f64]);
 type ProjectSomeWide = unsafe fn(&[f64], usize, u32, &[u32], &[f64], &mut [f64]);
 type IntegerRowKernel = unsafe fn(&RankedLayout, &[u64], &[u8], u32, IntegerRow<'_>) -> u64;
 type PassRows = unsafe fn(&Tile, &IntegerRows, Range<usize>, &[f32; TILE], &mut Passed) -> usize;
@@ -150,7 +150,8 @@ pub struct Kernels {
     project: Project,
     project_halves: ProjectHalves,
     sums: postings::SumKernels,
-    project_some: ProjectSome,
+    project_some: ProjectSome<f32>,
+    project_some_halves: ProjectSome<f16>,
     project_some_wide: ProjectSomeWide,
     integer_row: IntegerRowKernel,
     pass_rows: PassRows,
@@ -170,6 +171,7 @@ impl Kernels {
                 project_halves: generic::project_halves,
                 sums: postings::PLAIN,
                 project_some: generic::project_some,
+                project_some_halves: generic::project_some,
                 project_some_wide: generic::project_from,
                 integer_row: integers::integer_row,
                 pass_rows: tile::pass_rows,
@@ -185,6 +187,7 @@ impl Kernels {
                 project_halves: x86_64::avx2::project_halves,
                 sums: x86_64::sums::AVX2,
                 project_some: x86_64::avx2::project_some,
+                project_some_halves: x86_64::avx2::project_some,
                 project_some_wide: x86_64::avx2::project_from,
                 integer_row: integers::integer_row,
                 pass_rows: x86_64::tile_avx2::pass_rows,
@@ -208,6 +211,7 @@ impl Kernels {
                     project_halves: x86_64::avx512::project_halves,
                     sums: x86_64::sums::AVX512,
                     project_some: x86_64::avx512::project_some,
+                    project_some_halves: x86_64::avx512::project_some,
                     project_some_wide: x86_64::avx512::project_from,
                     integer_row: x86_64::avx512::integer_row,
                     pass_rows,
@@ -464,6 +468,25 @@ impl Kernels {
         // SAFETY: the CPU has the instructions (Self::of is the only way to a Kernels); lengths
         // were just checked, and atoms are taken as checked slices.
         unsafe { (self.project_some)(atoms, d, latents, query, out) }
+    }
+
+    /// [`Kernels::project_some`] for atoms in half precision, of which half as much memory is read;
+    /// a gain where [`Kernels::likes_halves`] says so.
+    ///
+    /// # Panics
+    /// As [`Kernels::project_some`].
+    pub fn project_some_halves(
+        self,
+        atoms: &[f16],
+        d: usize,
+        latents: &[u32],
+        query: &[f64],
+        out: &mut [f64],
+    ) {
+        assert!(d > 0 && query.len() == d && out.len() == latents.len());
+        // SAFETY: the CPU has the instructions (Self::of is the only way to a Kernels); lengths
+        // were just checked, and atoms are taken as checked slices.
+        unsafe { (self.project_some_halves)(atoms, d, latents, query, out) }
     }
 
     /// [`Kernels::project_some`] for atoms in double precision, the first of which is that of

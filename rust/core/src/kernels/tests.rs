@@ -258,6 +258,15 @@ proptest! {
             let moved: Vec<u32> = latents.iter().map(|latent| latent + 5).collect();
             let mut out_wide = vec![f64::NAN; latents.len()];
             kernels.project_some_wide(&wide, d, 5, &moved, &query, &mut out_wide);
+            let halves: Vec<half::f16> = atoms.iter().map(|&x| half::f16::from_f32(x)).collect();
+            let mut out_halves = vec![f64::NAN; latents.len()];
+            kernels.project_some_halves(&halves, d, &latents, &query, &mut out_halves);
+            for (&latent, got) in latents.iter().zip(out_halves) {
+                let half = &halves[latent as usize * d..][..d];
+                let single: Vec<f32> = half.iter().map(|x| x.to_f32()).collect();
+                let expected = oracle::project(&single, &query);
+                prop_assert_eq!(got.to_bits(), expected.to_bits(), "{:?}", kernels.isa());
+            }
             for (&latent, (got, wide)) in latents.iter().zip(out.iter().zip(out_wide)) {
                 let expected = oracle::project(&atoms[latent as usize * d..][..d], &query);
                 prop_assert_eq!(got.to_bits(), expected.to_bits(), "{:?}", kernels.isa());

@@ -228,8 +228,15 @@ impl WeightSource<'_> {
         let known = latents.partition_point(|&latent| (latent as usize) < atoms.len());
         let latents = &latents[..known];
         let mut made = vec![0.0; latents.len()];
-        self.kernels
-            .project_some(atoms.rows, atoms.d, latents, embedding, &mut made);
+        let d = atoms.d;
+        match atoms.halves.filter(|_| self.kernels.likes_halves()) {
+            Some(halves) => self
+                .kernels
+                .project_some_halves(halves, d, latents, embedding, &mut made),
+            None => self
+                .kernels
+                .project_some(atoms.rows, d, latents, embedding, &mut made),
+        }
         let weights = table.weights_mut();
         for (&latent, weight) in latents.iter().zip(made) {
             weights[latent as usize] = weight;

@@ -320,8 +320,9 @@ unsafe fn project_one<A: Fours>(atoms: &[A], query: &[f64], out: &mut [f64]) {
         let last = out.len() - 1;
         let four = std::array::from_fn(|i| &atoms[i.min(last) * d..(i.min(last) + 1) * d]);
         // the next four stand behind these
+        let next = four.map(|atom: &[A]| atom.as_ptr().wrapping_add(4 * d));
         // SAFETY: four slices of `d` numbers, as the query has.
-        let sums = unsafe { project_four::<A, true>(four, query) };
+        let sums = unsafe { project_four::<A, true>(four, query, next) };
         out.copy_from_slice(&sums[..=last]);
     }
 }
@@ -331,15 +332,15 @@ unsafe fn project_one<A: Fours>(atoms: &[A], query: &[f64], out: &mut [f64]) {
 /// # Safety
 /// As [`project_from`].
 #[target_feature(enable = "avx2,f16c")]
-pub unsafe fn project_some(
-    atoms: &[f32],
+pub unsafe fn project_some<A: Fours>(
+    atoms: &[A],
     d: usize,
     latents: &[u32],
     query: &[f64],
     out: &mut [f64],
 ) {
     // SAFETY: the caller's promise.
-    unsafe { project_from(atoms, d, 0, latents, query, out) };
+    unsafe { project_listed::<A, true>(atoms, d, 0, latents, query, out) };
 }
 
 /// [`Kernels::project_some_wide`](crate::kernels::Kernels::project_some_wide). Four atoms at a time,
@@ -356,14 +357,41 @@ pub unsafe fn project_from<A: Fours>(
     query: &[f64],
     out: &mut [f64],
 ) {
-    for (latents, out) in latents.chunks(4).zip(out.chunks_mut(4)) {
-        // fewer than four: the last one stands in for those that are missing
-        let four = std::array::from_fn(|i| {
-            let place = (latents[i.min(latents.len() - 1)] - first) as usize;
+    // SAFETY: the caller's promise.
+    unsafe { project_listed::<A, false>(atoms, d, first, latents, query, out) };
+}
+
+/// The same; with `AHEAD` the next four atoms are asked for, which may lie anywhere.
+///
+/// # Safety
+/// As [`project_from`].
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+unsafe fn project_listed<A: Fours, const AHEAD: bool>(
+    atoms: &[A],
+    d: usize,
+    first: u32,
+    latents: &[u32],
+    query: &[f64],
+    out: &mut [f64],
+) {
+    let last = latents.len().saturating_sub(1);
+    // beyond the last one it stands in for those that are missing
+    let four_from = |from: usize| -> [&[A]; 4] {
+        std::array::from_fn(|i| {
+            let place = (latents[(from + i).min(last)] - first) as usize;
             &atoms[place * d..(place + 1) * d]
-        });
+        })
+    };
+    for (out, from) in out.chunks_mut(4).zip((0..).step_by(4)) {
+        let next = if AHEAD {
+            four_from(from + 4)
+        } else {
+            [&[][..]; 4]
+        };
         // SAFETY: four slices of `d` numbers, as the query has.
-        let sums = unsafe { project_four::<A, false>(four, query) };
+        let sums =
+            unsafe { project_four::<A, AHEAD>(four_from(from), query, next.map(<[A]>::as_ptr)) };
         out.copy_from_slice(&sums[..out.len()]);
     }
 }
@@ -402,11 +430,18 @@ impl Fours for f16 {
     }
 }
 
+/// Inner products of four atoms; with `AHEAD` the memory is asked for the `next` ones, whatever
+/// the addresses.
+///
 /// # Safety
 /// The CPU has AVX2 and F16C, and all slices have one length.
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
-unsafe fn project_four<A: Fours, const AHEAD: bool>(atoms: [&[A]; 4], query: &[f64]) -> [f64; 4] {
+unsafe fn project_four<A: Fours, const AHEAD: bool>(
+    atoms: [&[A]; 4],
+    query: &[f64],
+    next: [*const A; 4],
+) -> [f64; 4] {
     let whole = query.len() - query.len() % LANES;
     let mut lanes = [[_mm256_setzero_pd(); 2]; 4];
     for start in (0..whole).step_by(LANES) {
@@ -415,11 +450,10 @@ unsafe fn project_four<A: Fours, const AHEAD: bool>(atoms: [&[A]; 4], query: &[f
         unsafe {
             let low = _mm256_loadu_pd(query.as_ptr().add(start));
             let high = _mm256_loadu_pd(query.as_ptr().add(start + 4));
-            for (lanes, atom) in lanes.iter_mut().zip(atoms) {
+            for ((lanes, atom), next) in lanes.iter_mut().zip(atoms).zip(next) {
                 let atom = atom.as_ptr().add(start);
                 if AHEAD {
-                    let next = atom.wrapping_add(4 * query.len());
-                    _mm_prefetch::<_MM_HINT_T0>(next.cast());
+                    _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(start).cast());
                 }
                 let (first, second) = (A::load(atom), A::load(atom.add(4)));
                 lanes[0] = _mm256_add_pd(lanes[0], _mm256_mul_pd(first, low));

@@ -442,8 +442,8 @@ unsafe fn project_one<A: Eights>(atoms: &[A], query: &[f64], out: &mut [f64]) {
 /// # Safety
 /// As [`project_from`].
 #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,f16c")]
-pub unsafe fn project_some(
-    atoms: &[f32],
+pub unsafe fn project_some<A: Eights>(
+    atoms: &[A],
     d: usize,
     latents: &[u32],
     query: &[f64],
