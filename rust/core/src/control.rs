@@ -3,6 +3,7 @@
 //! progress is shown.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
 
 use crate::{Error, Result};
 
@@ -14,6 +15,7 @@ use crate::{Error, Result};
 pub struct Control {
     cancelled: AtomicBool,
     done: AtomicU64,
+    until: Option<Instant>,
 }
 
 impl Control {
@@ -22,14 +24,23 @@ impl Control {
         Self::default()
     }
 
+    /// A fresh operation that is cancelled by itself at this moment.
+    pub fn until(moment: Instant) -> Self {
+        Self {
+            until: Some(moment),
+            ..Self::default()
+        }
+    }
+
     /// Asks the workers to stop; they return [`Error::Interrupted`] at their next check.
     pub fn cancel(&self) {
         self.cancelled.store(true, Ordering::Relaxed);
     }
 
-    /// Fails with [`Error::Interrupted`] once [`Control::cancel`] was called.
+    /// Fails with [`Error::Interrupted`] once [`Control::cancel`] was called, or its moment has come.
     pub fn check(&self) -> Result<()> {
-        if self.cancelled.load(Ordering::Relaxed) {
+        let is_late = self.until.is_some_and(|moment| Instant::now() >= moment);
+        if is_late || self.cancelled.load(Ordering::Relaxed) {
             return Err(Error::Interrupted);
         }
         Ok(())
@@ -59,5 +70,13 @@ mod tests {
         assert!(control.check().is_ok());
         control.cancel();
         assert!(matches!(control.check(), Err(Error::Interrupted)));
+    }
+
+    #[test]
+    fn a_control_whose_moment_has_come_fails_its_next_check() {
+        let soon = Instant::now() + std::time::Duration::from_secs(3600);
+        assert!(Control::until(soon).check().is_ok());
+        let late = Control::until(Instant::now());
+        assert!(matches!(late.check(), Err(Error::Interrupted)));
     }
 }

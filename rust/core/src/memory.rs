@@ -111,14 +111,19 @@ mod tests {
     fn many_bytes_lie_where_the_system_was_asked_for_large_pages() {
         let bytes = OwnedBytes::zeroed(LARGE_BYTES, "a test").unwrap();
         let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
-        let start = format!("{:x}-", bytes.as_ptr() as usize);
+        let address = bytes.as_ptr() as usize;
+        let number = |text: &str| usize::from_str_radix(text, 16).ok();
         // the kernel may have joined the mapping to one that lies before it
-        let flags = maps
-            .split("VmFlags:")
-            .zip(maps.split("VmFlags:").skip(1))
-            .find(|(head, _)| head.lines().any(|line| line.starts_with(&start)));
-        if let Some((_, flags)) = flags {
-            assert!(flags.lines().next().unwrap().contains(" hg"));
-        }
+        let holds_it = |line: &&str| {
+            let bounds = line.split(' ').next().unwrap().split_once('-');
+            let bounds = bounds.and_then(|(from, to)| Some(number(from)?..number(to)?));
+            bounds.is_some_and(|bounds| bounds.contains(&address))
+        };
+        let mut lines = maps.lines();
+        lines.find(holds_it).expect("is mapped");
+        let flags = lines.find(|line| line.starts_with("VmFlags:")).unwrap();
+        let has_large_pages =
+            std::path::Path::new("/sys/kernel/mm/transparent_hugepage/enabled").exists();
+        assert_eq!(flags.contains(" hg"), has_large_pages, "{flags}");
     }
 }

@@ -176,11 +176,7 @@ impl std::fmt::Debug for Registry {
 /// # Errors
 /// [`Error::Argument`] for 0 or more than [`MAX_THREADS`] threads.
 pub fn call(threads: Option<usize>) -> Result<Call> {
-    if let Some(threads) = threads.filter(|n| !(1..=MAX_THREADS).contains(n)) {
-        return Err(Error::argument(format!(
-            "threads is {threads}; expected 1 to {MAX_THREADS}, or None for all processors"
-        )));
-    }
+    check(threads)?;
     let registry = registry();
     let mut state = registry.state();
     let now = Instant::now();
@@ -200,6 +196,19 @@ pub fn call(threads: Option<usize>) -> Result<Call> {
         place,
         pool: None,
     })
+}
+
+/// Refuses numbers of threads that no call may ask for.
+///
+/// # Errors
+/// [`Error::Argument`] for 0 or more than [`MAX_THREADS`] threads.
+pub fn check(threads: Option<usize>) -> Result<()> {
+    if let Some(threads) = threads.filter(|n| !(1..=MAX_THREADS).contains(n)) {
+        return Err(Error::argument(format!(
+            "threads is {threads}; expected 1 to {MAX_THREADS}, or None for all processors"
+        )));
+    }
+    Ok(())
 }
 
 impl Call {

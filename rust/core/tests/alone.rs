@@ -33,23 +33,27 @@ fn codes(n: usize) -> Codes {
     Codes::from_csr(&indptr, &latents, &values, LATENTS).unwrap()
 }
 
-fn built(values: ValueCoding, postings: Option<usize>, control: &Control) -> Index {
-    let atoms: Vec<f32> = (0..LATENTS * D).map(number).collect();
-    let options = BuildOptions {
+fn options(values: ValueCoding, postings: Option<usize>, atoms: &[f32]) -> BuildOptions<'_> {
+    BuildOptions {
         metric: Metric::InnerProduct,
         values,
         item_norm: ItemNorm::Decoded,
         reconstruction_cosine: None,
         modes: &Mode::ALL,
         dictionary: Some(DictionaryData {
-            rows: &atoms,
+            rows: atoms,
             d: D,
             mean: None,
         }),
         ids: None,
         metadata: None,
         postings,
-    };
+    }
+}
+
+fn built(values: ValueCoding, postings: Option<usize>, control: &Control) -> Index {
+    let atoms: Vec<f32> = (0..LATENTS * D).map(number).collect();
+    let options = options(values, postings, &atoms);
     Index::build(codes(ROWS).view(), &options, control).unwrap()
 }
 
@@ -117,10 +121,37 @@ fn every_way_answers_one_query_without_a_pool_as_in_one() {
         assert_eq!(expected.len(), 7);
         assert_eq!(bits(&alone(search)), expected, "{way:?}");
     }
-    let live = LiveIndex::new(plain);
-    let snapshot = live.snapshot();
-    assert!(snapshot.is_short(&exact(Mode::Sparse), None));
+    let is_short = |index: Index, queries: &Queries<'_>, request: &Request<'_>, threads| {
+        LiveIndex::new(index)
+            .snapshot()
+            .is_short(queries, request, threads)
+    };
+    let few = 7;
+    let many = 1000;
+    let of = |k| Request::new(Mode::Sparse, k);
+    let two = codes(2);
+    let pair = Queries::Codes(two.view());
+    assert!(is_short(plain.clone(), &sparse, &of(few), None));
+    assert!(is_short(posted.clone(), &sparse, &of(few), None));
+    assert!(is_short(clustered, &dense, &near, None));
+    // a thousand results are long, but no other thread is there to help
+    assert!(!is_short(posted.clone(), &sparse, &of(many), None));
+    assert!(is_short(posted.clone(), &sparse, &of(many), Some(1)));
+    assert!(!is_short(plain.clone(), &pair, &of(few), Some(1)));
+    assert!(!is_short(complete, &dense, &exact(Mode::Dense), Some(1)));
+    let wide = codes(400 * ROWS);
+    let options = BuildOptions {
+        dictionary: None,
+        modes: &[Mode::Sparse],
+        ..options(ValueCoding::Int8, None, &[])
+    };
+    let large = pool.install(|| Index::build(wide.view(), &options, &control).unwrap());
+    assert!(!is_short(large, &sparse, &of(few), Some(1)));
     assert_eq!(alone(width), 1);
+    let panicked = std::panic::catch_unwind(|| alone(|| panic!("on purpose")));
+    assert!(panicked.is_err());
+    assert_eq!(pool.install(width), 3);
+    assert_eq!(pool.install(|| (alone(|| alone(width)), width())), (1, 3));
     let errors: sparse_retrieval::Result<Vec<()>> = alone(|| {
         try_map(vec![1, 2, 3], |i| match i {
             2 => Err(sparse_retrieval::Error::Interrupted),

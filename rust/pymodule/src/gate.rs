@@ -5,16 +5,19 @@
 //! within a fraction of a second, and tells the caller's progress function how far it is.
 
 use std::sync::mpsc::{channel, RecvTimeoutError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
 use sparse_retrieval::control::Control;
-use sparse_retrieval::{threads, Result};
+use sparse_retrieval::{threads, Error, Result};
 
 use crate::error::to_python;
 
 /// How often signals and progress are looked at.
 const POLL: Duration = Duration::from_millis(50);
+
+/// What short work may take before it is begun anew at the [`gate`].
+const SHORT: Duration = Duration::from_millis(20);
 
 /// Runs `work` on `threads` threads, when its turn has come, and returns its result. `None` is
 /// all processors, or, while other calls wait or run, a share of them.
@@ -65,15 +68,19 @@ pub fn gate<T: Send>(
     })
 }
 
-/// Runs work of less than a few milliseconds on the calling thread, detached from the
+/// Runs work that should take less than a millisecond on the calling thread, detached from the
 /// interpreter: it is not worth handing to another, and is over before a signal needs looking at.
 /// It may not enter a pool: what it does is shared out by [`threads::try_map`] alone.
+/// `None` where it was not done within [`SHORT`].
 pub fn gate_short<T: Send>(
     py: Python<'_>,
     work: impl FnOnce(&Control) -> Result<T> + Send,
-) -> PyResult<T> {
-    py.detach(|| threads::alone(|| work(&Control::new())))
-        .map_err(to_python)
+) -> PyResult<Option<T>> {
+    let done = py.detach(|| threads::alone(|| work(&Control::until(Instant::now() + SHORT))));
+    match done {
+        Err(Error::Interrupted) => Ok(None),
+        done => done.map(Some).map_err(to_python),
+    }
 }
 
 fn tell(py: Python<'_>, progress: &Option<Py<PyAny>>, control: &Control) -> PyResult<()> {

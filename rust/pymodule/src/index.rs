@@ -755,18 +755,11 @@ impl Index {
             approximate: asked.approximate,
             kernels,
         };
-        // how long a filter takes is not known before it is read
-        let is_plain = asked.filter.is_none() && asked.exclude.is_none();
-        let is_short = queries.len() == 1
-            && (is_plain || asked.approximate.is_some())
-            && snapshot.is_short(&request, threads);
-        let work = |control: &Control| {
-            let allowed = asked
-                .filter
+        let search = |filter: Option<Filter>, exclude: Option<Excluded>, control: &Control| {
+            let allowed = filter
                 .map(|filter| filter.in_snapshot(&snapshot))
                 .transpose()?;
-            let exclusions = asked
-                .exclude
+            let exclusions = exclude
                 .map(|excluded| excluded.in_snapshot(&snapshot))
                 .transpose()?;
             let selection = Selection {
@@ -780,10 +773,22 @@ impl Index {
             let hits = snapshot.search(queries, &request, control)?;
             flatten(&hits)
         };
-        let found = if is_short {
-            gate_short(py, work)?
-        } else {
-            gate(py, threads, progress, work)?
+        sparse_retrieval::threads::check(threads).map_err(to_python)?;
+        // how long a filter takes is not known before it is read
+        let is_plain = asked.filter.is_none() && asked.exclude.is_none();
+        let is_short = (is_plain || asked.approximate.is_some())
+            && snapshot.is_short(queries, &request, threads);
+        let (filter, exclude) = (asked.filter, asked.exclude);
+        let mut found = None;
+        if is_short {
+            let (filter, exclude) = (filter.clone(), exclude.clone());
+            found = gate_short(py, |control| search(filter, exclude, control))?;
+        }
+        let found = match found {
+            Some(found) => found,
+            None => gate(py, threads, progress, |control| {
+                search(filter, exclude, control)
+            })?,
         };
         results(py, queries.len(), &snapshot, by_id, found)
     }

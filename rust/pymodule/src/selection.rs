@@ -49,6 +49,7 @@ impl Bitmap {
 }
 
 /// A filter of Python, copied before the interpreter is let go.
+#[derive(Clone)]
 pub enum Filter {
     /// Bits, and the moment of the index that they are for, where that is known.
     Bits(Arc<CoreBitmap>, Option<u64>),
@@ -82,6 +83,7 @@ impl Filter {
 pub type ExcludedIds<'py> = (PyReadonlyArray1<'py, u64>, Bound<'py, PyAny>);
 
 /// The same, copied before the interpreter is let go.
+#[derive(Clone)]
 pub struct Excluded {
     starts: Vec<usize>,
     ids: OwnedIds,

@@ -88,7 +88,15 @@ impl Batch {
             let packed = pack_with_layout(codes, layout.clone(), gram, control)?;
             let view = RowsView::new(RowCoding::Ranked(layout), batch.n, coding.dim, &packed.data)?;
             batch.add_scales(coding, &packed.scales, &view, atoms, control)?;
-            batch.rows = packed.data.to_vec();
+            let bytes = packed.data.len();
+            batch
+                .rows
+                .try_reserve_exact(bytes)
+                .map_err(|_| Error::OutOfMemory {
+                    what: "rows to add",
+                    bytes,
+                })?;
+            batch.rows.extend_from_slice(&packed.data);
             batch.cosines = packed.cosines;
             let nonempty = packed.scales.iter().filter(|&&scale| scale != 0.0);
             batch.nonempty = nonempty.count() as u64;

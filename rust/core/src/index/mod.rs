@@ -642,7 +642,12 @@ impl Index {
             queries: *queries,
             mode: request.mode,
             metric: self.metric,
-            atoms: self.atoms(),
+            // made ready where they are needed alone
+            atoms: request
+                .mode
+                .needs_dictionary()
+                .then(|| self.atoms())
+                .flatten(),
             mean: self.mean(),
             kernels: request.kernels,
         }
@@ -662,13 +667,25 @@ impl Index {
     }
 
     /// About how long one query takes, as [`search::plan::look_ups`] says; `None` also where the
-    /// request is at fault.
-    pub(super) fn look_ups(&self, request: &Request<'_>) -> Option<usize> {
+    /// request is at fault, or where the first search has the dictionary to prepare.
+    pub(super) fn look_ups(&self, queries: &Queries<'_>, request: &Request<'_>) -> Option<usize> {
         let way = self.explain(1, request).ok()?.way;
         let prefix = self.prefix(request.k_row);
         let data = self.scanned(prefix.as_ref(), request).ok()?;
-        let atoms = self.atoms().filter(|_| request.mode.needs_dictionary());
-        search::plan::look_ups(way, &data, atoms.map_or(0, |atoms| atoms.d()))
+        let d = if request.mode.needs_dictionary() {
+            let entry = self.header.section(section::DICTIONARY)?;
+            let is_ready = entry.dtype != Dtype::F16.name() || self.wide_atoms.get().is_some();
+            is_ready.then(|| entry.shape.get(1).copied()).flatten()? as usize
+        } else {
+            0
+        };
+        let listed = match (self.postings(), queries) {
+            (Some(postings), Queries::Codes(codes)) if codes.len() == 1 => {
+                postings.listed(codes.row(0))
+            }
+            _ => None,
+        };
+        search::plan::look_ups(way, &data, request.k, d, listed)
     }
 
     /// The layout of rows that are read as if they had so many nonzeros.

@@ -16,9 +16,18 @@ const FEW_LOOK_UPS: usize = 1 << 16;
 const FEW_OF_ONE_THREAD: usize = 1 << 18;
 
 impl Snapshot {
-    /// True where one query is answered so soon that it is not worth handing to other threads, of
-    /// which the call asks for so many.
-    pub fn is_short(&self, request: &Request<'_>, threads: Option<usize>) -> bool {
+    /// True where there is one query, and it is answered so soon that it is not worth handing to
+    /// other threads, of which the call asks for so many. An estimate: of a damaged file it may be
+    /// far off.
+    pub fn is_short(
+        &self,
+        queries: &Queries<'_>,
+        request: &Request<'_>,
+        threads: Option<usize>,
+    ) -> bool {
+        if queries.len() != 1 {
+            return false;
+        }
         let most = match threads {
             Some(1) => FEW_OF_ONE_THREAD,
             _ => FEW_LOOK_UPS,
@@ -26,7 +35,11 @@ impl Snapshot {
         let mut sum = 0usize;
         self.parts().iter().enumerate().all(|(number, part)| {
             let of_part = of_part(request, number);
-            sum = sum.saturating_add(part.index().look_ups(&of_part).unwrap_or(usize::MAX));
+            sum = sum.saturating_add(
+                part.index()
+                    .look_ups(queries, &of_part)
+                    .unwrap_or(usize::MAX),
+            );
             sum <= most
         })
     }

@@ -55,7 +55,7 @@ pub const PROJECT_QUERIES: usize = 4;
 pub enum Isa {
     /// Whatever the target's baseline has.
     Scalar,
-    /// AVX2.
+    /// AVX2, with F16C.
     Avx2,
     /// AVX-512 F, VL, BW and DQ.
     Avx512,

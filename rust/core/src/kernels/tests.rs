@@ -166,6 +166,7 @@ proptest! {
             0.3,
             (any::<proptest::sample::Index>(), prop_oneof![Just(-1.0f32), Just(f32::NAN), Just(f32::INFINITY)]),
         ),
+        edge in proptest::option::of((any::<proptest::sample::Index>(), 0usize..6)),
         least in prop_oneof![-1e6f32..1e6, Just(0.0)],
         error in 0.0f32..1e4,
     ) {
@@ -177,17 +178,25 @@ proptest! {
         if let (Some((at, scale)), false) = (unsound, rows.is_empty()) {
             *at.get_mut(&mut halves) = half::f16::from_f32(scale);
         }
-        let singles: Vec<f32> = halves.iter().map(|half| half.to_f32()).collect();
+        let mut singles: Vec<f32> = halves.iter().map(|half| half.to_f32()).collect();
+        let bounds = [rough::SOUND_SCALES.start, rough::SOUND_SCALES.end.next_down(), -0.0];
+        let beyond = [bounds[0].next_down(), rough::SOUND_SCALES.end, f32::MIN_POSITIVE];
+        let edges = [bounds, beyond].concat();
+        if let (Some((at, edge)), false) = (edge, rows.is_empty()) {
+            *at.get_mut(&mut singles) = edges[edge];
+        }
+        let wide_halves: Vec<f32> = halves.iter().map(|half| half.to_f32()).collect();
         let ones = vec![1.0f32; rows.len()];
         for kernels in Kernels::available() {
             for (scales, wide) in [
-                (RoughScales::Half(&halves), &singles),
+                (RoughScales::Half(&halves), &wide_halves),
                 (RoughScales::Single(&singles), &singles),
                 (RoughScales::One, &ones),
             ] {
                 let mut found = vec![7];
                 let is_sound = kernels.rough_reached(&sums, scales, error, least, &mut found);
-                prop_assert_eq!(is_sound, wide.iter().all(|s| s.is_finite() && *s >= 0.0));
+                let sound = |s: &f32| *s == 0.0 || rough::SOUND_SCALES.contains(s);
+                prop_assert_eq!(is_sound, wide.iter().all(sound));
                 let expected: Vec<u16> = (0..rows.len())
                     .filter(|&row| (sums[row] as f32 + error) * wide[row] >= least)
                     .map(|row| row as u16)

@@ -44,23 +44,36 @@ pub struct Plan {
     pub reason: String,
 }
 
-/// Rows of a walk, whatever the query, that cost as much as a nonzero that is looked up: a million
-/// rows of 32 nonzeros are walked in the time in which 5,000 are scanned.
-const ROWS_A_LOOK_UP: usize = 6;
+/// Rows of a walk that cost as much to pass as a nonzero to look up.
+const ROWS_A_LOOK_UP: usize = 50;
+/// What scoring a result and putting it in its place costs, in look-ups.
+const LOOK_UPS_A_RESULT: usize = 100;
 
 /// About how long a search of one query takes on one thread, in nonzeros that are looked up, of which
-/// some 600 take a microsecond; `d` is the width of atoms, where queries are projected. `None` where
-/// that depends on more.
-pub fn look_ups(way: Way, data: &ScanRows<'_>, d: usize) -> Option<usize> {
+/// some 600 take a microsecond; `d` is the width of atoms, where queries are projected, and `listed`
+/// the postings of the query's lists. `None` where that depends on more.
+pub fn look_ups(
+    way: Way,
+    data: &ScanRows<'_>,
+    k: usize,
+    d: usize,
+    listed: Option<usize>,
+) -> Option<usize> {
     let n = data.rows.len();
     // a number of an atom costs a quarter as much
     let project = (data.rows.dim() / 4).saturating_mul(d);
+    let results = k.min(n).saturating_mul(LOOK_UPS_A_RESULT);
+    let rest = project.saturating_add(results);
     match way {
         Way::Scan | Way::RoughScan => {
             let prefix = n.saturating_mul(data.rows.ranks());
-            Some(prefix.min(data.rows.nonzeros()).saturating_add(project))
+            Some(prefix.min(data.rows.nonzeros()).max(n).saturating_add(rest))
         }
-        Way::Postings => Some(n / ROWS_A_LOOK_UP),
+        Way::Postings => Some(
+            listed?
+                .saturating_add(n / ROWS_A_LOOK_UP)
+                .saturating_add(rest),
+        ),
         // some hundred microseconds, whatever n is
         Way::Clusters => Some(0),
         Way::IntegerPass | Way::Product => None,

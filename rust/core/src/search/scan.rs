@@ -6,6 +6,8 @@
 
 use std::ops::Range;
 
+use half::f16;
+
 use super::weights::{keep_table, table_for};
 use super::{Hit, Queries, Selection, TopK, WeightSource};
 use crate::codes::RowsView;
@@ -13,7 +15,6 @@ use crate::control::Control;
 use crate::kernels::{prefetch, Kernels, WeightTable};
 use crate::threads::{self, try_map};
 use crate::{Error, Result};
-use half::f16;
 
 /// Rows of a block: at 32 nonzeros of 6 bytes 100 KB, which a second-level cache holds.
 const ROWS_A_BLOCK: usize = 512;

@@ -41,7 +41,7 @@ pub fn table_for(rows: &RowsView<'_>) -> Result<WeightTable> {
     kept.map_or_else(|| WeightTable::zeros(rows), Ok)
 }
 
-/// Keeps a table for the next search of this thread; large ones are not kept.
+/// Keeps a table for the next search of this thread, where it is one of 65,536 entries at most.
 pub fn keep_table(table: WeightTable, rows: &RowsView<'_>) {
     if !rows.has_wide_latents() {
         KEPT.set(Some(table));
@@ -313,16 +313,19 @@ impl WeightSource<'_> {
         control: &Control,
     ) -> Result<()> {
         let d = atoms.d;
+        // there is one a latent in every index; those that lack one would weigh nothing
+        let known = atoms
+            .len()
+            .min(tables.first().map_or(0, |table| table.weights().len()));
+        let (rows, halves) = (&atoms.rows[..known * d], atoms.halves);
         for table in tables.iter_mut() {
-            let weights = table.weights_mut();
-            // latents without an atom, as only a damaged file has, weigh nothing
-            let known = atoms.len().min(weights.len());
-            weights[known..].fill(0.0);
+            table.weights_mut()[known..].fill(0.0);
         }
-        if let ([table], Some(halves)) = (&mut *tables, atoms.halves) {
+        if let ([table], Some(halves)) = (&mut *tables, halves) {
             if self.kernels.likes_halves() {
-                let outs = table.weights_mut().chunks_mut(ATOMS_A_TASK);
-                let tasks = halves.chunks(ATOMS_A_TASK * d).zip(outs).collect();
+                let outs = table.weights_mut()[..known].chunks_mut(ATOMS_A_TASK);
+                let halves = halves[..known * d].chunks(ATOMS_A_TASK * d);
+                let tasks = halves.zip(outs).collect();
                 try_map(tasks, |(atoms, out)| {
                     control.check()?;
                     self.kernels.project_halves(atoms, embeddings, out);
@@ -339,9 +342,9 @@ impl WeightSource<'_> {
         {
             let mut chunks: Vec<_> = tables
                 .iter_mut()
-                .map(|table| table.weights_mut().chunks_mut(ATOMS_A_TASK))
+                .map(|table| table.weights_mut()[..known].chunks_mut(ATOMS_A_TASK))
                 .collect();
-            for atoms in atoms.rows.chunks(ATOMS_A_TASK * d) {
+            for atoms in rows.chunks(ATOMS_A_TASK * d) {
                 let outs: Vec<&mut [f64]> = chunks.iter_mut().filter_map(Iterator::next).collect();
                 tasks.push((atoms, embeddings, outs));
             }

@@ -366,7 +366,9 @@ impl<'a> Walk<'a> {
             }
         }
         // what a sum can be: all lists at their largest, or as Cauchy and Schwarz say
-        let by_norm = squares.sqrt() * f64::from(self.postings.norm(block)) * ROUNDED;
+        // the sign, which no writer sets, is ignored, as that of a bound
+        let norm = f64::from(self.postings.norm(block)).abs();
+        let by_norm = squares.sqrt() * norm * ROUNDED;
         let reach = capped.min(by_norm);
         (!lists.is_empty() && reach >= aim * MARGIN)
             .then(|| Units::new(f64::from(S::MOST), reach, cap, lists.len()))
