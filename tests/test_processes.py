@@ -264,6 +264,53 @@ def test_ctrl_c_ends_a_long_call_within_a_second(call):
             process.kill()
 
 
+def test_ctrl_c_ends_a_search_that_a_damaged_file_makes_seem_short(tmp_path):
+    # every other row is said to be the one row that has nonzeros: some 10^10 of them
+    script = textwrap.dedent(
+        """
+        import json, sys
+        import numpy as np, sparse_retrieval as sr
+        path, n, wide = sys.argv[1], 250_000, 65_000
+        indptr = np.concatenate([[0], np.full(n, wide)])
+        values = np.ones(wide, dtype=np.float32)
+        codes = sr.SparseCodes.from_csr(indptr, np.arange(wide), values, wide)
+        sr.SparseIndex.from_codes(codes, value_bits=32).save(path)
+        data = bytearray(open(path, "rb").read())
+        header = json.loads(data[32 : 32 + int.from_bytes(data[16:24], "little")])
+        at = next(s["offset"] for s in header["sections"] if s["name"] == "row_offsets")
+        offsets = np.where(np.arange(n + 1) % 2, wide, 0).astype("<u4")
+        data[at : at + offsets.nbytes] = offsets.tobytes()
+        open(path, "wb").write(data)
+        index = sr.SparseIndex.open(path)
+        query = codes[:1]
+        print("started", flush=True)
+        try:
+            index.search(query, 1, mode="sparse", threads=1)
+            print("found", flush=True)
+        except KeyboardInterrupt:
+            print("interrupted", flush=True)
+        """
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path / "damaged.sridx")],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "started\n"
+            time.sleep(0.3)
+            begun = time.monotonic()
+            process.send_signal(signal.SIGINT)
+            assert process.stdout.readline() == "interrupted\n"
+            # not a measure of speed: what was cut short would have taken some 15 seconds
+            assert time.monotonic() - begun < 5
+            assert process.wait(timeout=10) == 0
+        finally:
+            process.kill()
+
+
 def test_threads_are_as_many_as_asked_for():
     done = run(
         """
