@@ -17,8 +17,18 @@ export PYO3_PYTHON := $(abspath $(BIN)/python)
 # cores are few they take them from this package's own threads. Passive: they sleep instead.
 bench demo: export OMP_WAIT_POLICY = passive
 
+define LINTS
+cargo fmt --all --check
+cargo clippy --workspace --all-targets --locked -- -D warnings
+$(BIN)/python -m ruff format --check $(CODE)
+$(BIN)/python -m ruff check $(CODE)
+$(BIN)/python -m mypy
+MYPYPATH=python $(BIN)/python -m mypy.stubtest sparse_retrieval._native
+$(BIN)/python -m check_jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+endef
+
 .DEFAULT_GOAL := help
-.PHONY: help dev test test-distributed test-browser lint fuzz bench study study-parts study-quick demo docs site dist extras check-tools
+.PHONY: help dev test rust-tests test-distributed test-browser lint fuzz bench study study-parts study-quick demo docs site dist extras check-tools
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,7 +36,9 @@ help: ## Show this help
 dev: $(BIN)/python check-tools ## Make .venv and install the package in it, editable, with every tool
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 
-test: dev lint ## Run everything that must hold: lint, Rust tests, Python tests
+test: ## Run everything that must hold: lint, Rust tests, Python tests
+	$(MAKE) --jobs 2 dev rust-tests
+	$(LINTS)
 	cargo test --workspace --locked
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --benchmark-disable
 
@@ -39,14 +51,12 @@ test-browser: dev ## Test the page of `explore` in a headless Chromium (of the s
 	command -v chromium google-chrome >/dev/null || $(BIN)/python -m playwright install chromium
 	$(BIN)/python -m pytest tests/browser
 
+# beside `dev`, which waits for the network for minutes
+rust-tests: $(BIN)/python check-tools
+	cargo test --workspace --locked --no-run --quiet
+
 lint: dev ## Check formatting, lints, types, the stubs against the built module, and the workflows
-	cargo fmt --all --check
-	cargo clippy --workspace --all-targets --locked -- -D warnings
-	$(BIN)/python -m ruff format --check $(CODE)
-	$(BIN)/python -m ruff check $(CODE)
-	$(BIN)/python -m mypy
-	MYPYPATH=python $(BIN)/python -m mypy.stubtest sparse_retrieval._native
-	$(BIN)/python -m check_jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(LINTS)
 
 fuzz: check-tools ## Fuzz hostile files and searches, guided by coverage (needs a C++ compiler)
 	rust/fuzz/run.sh 100000
