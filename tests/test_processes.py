@@ -37,6 +37,31 @@ def run(script: str, timeout: float = 60, **env: str) -> subprocess.CompletedPro
     )
 
 
+def ends_with_ctrl_c(script: str, *arguments: str, within: float, **env: str) -> None:
+    """Press Ctrl-C when the script has started; it must say within so many seconds that it was.
+
+    Not a measure of speed: what is cut short would take several times as long.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **env},
+    )
+    with process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "started\n"
+            time.sleep(0.3)
+            begun = time.monotonic()
+            process.send_signal(signal.SIGINT)
+            assert process.stdout.readline() == "interrupted\n"
+            assert time.monotonic() - begun < within
+            assert process.wait(timeout=10) == 0
+        finally:
+            process.kill()
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("threads", [1, 2, None])
 def test_a_child_forked_after_a_search_searches_too(threads):
@@ -243,25 +268,8 @@ def test_ctrl_c_ends_a_long_call_within_a_second(call):
             print("interrupted", flush=True)
         """
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", script],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "N": "60000"},
-    )
-    with process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "started\n"
-            time.sleep(0.3)
-            begun = time.monotonic()
-            process.send_signal(signal.SIGINT)
-            assert process.stdout.readline() == "interrupted\n"
-            # not a measure of speed: the work that was cut short would have taken a minute
-            assert time.monotonic() - begun < 10
-            assert process.wait(timeout=10) == 0
-        finally:
-            process.kill()
+    # what is cut short would have taken a minute
+    ends_with_ctrl_c(script, within=10, N="60000")
 
 
 def test_ctrl_c_ends_a_search_that_a_damaged_file_makes_seem_short(tmp_path):
@@ -291,24 +299,8 @@ def test_ctrl_c_ends_a_search_that_a_damaged_file_makes_seem_short(tmp_path):
             print("interrupted", flush=True)
         """
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, str(tmp_path / "damaged.sridx")],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    with process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "started\n"
-            time.sleep(0.3)
-            begun = time.monotonic()
-            process.send_signal(signal.SIGINT)
-            assert process.stdout.readline() == "interrupted\n"
-            # not a measure of speed: what was cut short would have taken some 15 seconds
-            assert time.monotonic() - begun < 5
-            assert process.wait(timeout=10) == 0
-        finally:
-            process.kill()
+    # what is cut short would have taken some 15 seconds
+    ends_with_ctrl_c(script, str(tmp_path / "damaged.sridx"), within=5)
 
 
 def test_threads_are_as_many_as_asked_for():

@@ -658,20 +658,28 @@ impl Index {
     /// # Errors
     /// As [`Index::search`], for the request alone.
     pub fn explain(&self, n_queries: usize, request: &Request<'_>) -> Result<Plan> {
+        self.planned(n_queries, request, |plan, _| plan)
+    }
+
+    /// What `of` says of the plan of a request and the rows that are scanned for it.
+    fn planned<T>(
+        &self,
+        n_queries: usize,
+        request: &Request<'_>,
+        of: impl FnOnce(Plan, &ScanRows<'_>) -> T,
+    ) -> Result<T> {
         self.check_mode(request.mode)?;
         request.check()?;
         let prefix = self.prefix(request.k_row);
         let data = self.scanned(prefix.as_ref(), request)?;
         let has_postings = self.postings().is_some();
-        Ok(search::plan::plan(&data, n_queries, request, has_postings))
+        let plan = search::plan::plan(&data, n_queries, request, has_postings);
+        Ok(of(plan, &data))
     }
 
     /// About how long one query takes, as [`search::plan::look_ups`] says; `None` also where the
     /// request is at fault, or where the first search has the dictionary to prepare.
     pub(super) fn look_ups(&self, queries: &Queries<'_>, request: &Request<'_>) -> Option<usize> {
-        let way = self.explain(1, request).ok()?.way;
-        let prefix = self.prefix(request.k_row);
-        let data = self.scanned(prefix.as_ref(), request).ok()?;
         let d = if request.mode.needs_dictionary() {
             let entry = self.header.section(section::DICTIONARY)?;
             let is_ready = entry.dtype != Dtype::F16.name() || self.wide_atoms.get().is_some();
@@ -685,7 +693,10 @@ impl Index {
             }
             _ => None,
         };
-        search::plan::look_ups(way, &data, request.k, d, listed)
+        self.planned(1, request, |plan, data| {
+            search::plan::look_ups(plan.way, data, request.k, d, listed)
+        })
+        .ok()?
     }
 
     /// The layout of rows that are read as if they had so many nonzeros.

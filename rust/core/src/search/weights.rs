@@ -82,6 +82,11 @@ impl<'a> Atoms<'a> {
         Self { halves, ..self }
     }
 
+    /// The numbers in half precision, where there are some and reading them is faster.
+    fn halves_for(&self, kernels: Kernels) -> Option<&'a [f16]> {
+        self.halves.filter(|_| kernels.likes_halves())
+    }
+
     /// Number of atoms.
     pub fn len(&self) -> usize {
         self.rows.len() / self.d
@@ -229,7 +234,7 @@ impl WeightSource<'_> {
         let latents = &latents[..known];
         let mut made = vec![0.0; latents.len()];
         let d = atoms.d;
-        match atoms.halves.filter(|_| self.kernels.likes_halves()) {
+        match atoms.halves_for(self.kernels) {
             Some(halves) => self
                 .kernels
                 .project_some_halves(halves, d, latents, embedding, &mut made),
@@ -317,22 +322,20 @@ impl WeightSource<'_> {
         let known = atoms
             .len()
             .min(tables.first().map_or(0, |table| table.weights().len()));
-        let (rows, halves) = (&atoms.rows[..known * d], atoms.halves);
+        let rows = &atoms.rows[..known * d];
         for table in tables.iter_mut() {
             table.weights_mut()[known..].fill(0.0);
         }
-        if let ([table], Some(halves)) = (&mut *tables, halves) {
-            if self.kernels.likes_halves() {
-                let outs = table.weights_mut()[..known].chunks_mut(ATOMS_A_TASK);
-                let halves = halves[..known * d].chunks(ATOMS_A_TASK * d);
-                let tasks = halves.zip(outs).collect();
-                try_map(tasks, |(atoms, out)| {
-                    control.check()?;
-                    self.kernels.project_halves(atoms, embeddings, out);
-                    Ok(())
-                })?;
-                return Ok(());
-            }
+        if let ([table], Some(halves)) = (&mut *tables, atoms.halves_for(self.kernels)) {
+            let outs = table.weights_mut()[..known].chunks_mut(ATOMS_A_TASK);
+            let halves = halves[..known * d].chunks(ATOMS_A_TASK * d);
+            let tasks = halves.zip(outs).collect();
+            try_map(tasks, |(atoms, out)| {
+                control.check()?;
+                self.kernels.project_halves(atoms, embeddings, out);
+                Ok(())
+            })?;
+            return Ok(());
         }
         // task (g, c) fills the c-th chunk of latents in the tables of the g-th group of queries
         let mut tasks = Vec::new();
