@@ -312,29 +312,47 @@ impl IntegerRows {
     }
 }
 
-/// Rows that passed, each with the query it passed for and the scaled sum.
+/// A row of which some query's sum reached its threshold.
+#[derive(Debug, Clone)]
+#[repr(C, align(64))]
+pub(super) struct PassedRow {
+    /// The scaled sums of all slots.
+    pub sums: [f32; TILE],
+    /// Bit `slot` is set where the sum reached the threshold.
+    pub mask: u64,
+    pub row: u32,
+}
+
+impl PassedRow {
+    const NONE: Self = Self {
+        sums: [0.0; TILE],
+        mask: 0,
+        row: 0,
+    };
+}
+
+/// Rows that passed, each with the sums of the queries it passed for.
+///
+/// A kernel writes every row to the next place, and moves on where some query passed: without a
+/// branch, since rows pass at random and the work on later ones has begun by then.
 #[derive(Debug, Clone)]
 pub struct Passed {
-    rows: Vec<u32>,
-    slots: Vec<u32>,
-    sums: Vec<f32>,
+    rows: Vec<PassedRow>,
     len: usize,
     /// Of the kernel that wrote last.
     order: [u8; TILE],
 }
 
 impl Passed {
-    /// How many may wait before they must be taken.
-    const ROOM: usize = 4096;
+    /// How many may wait before they must be taken: 10 KB, beside lines of weights in a first-level
+    /// cache.
+    const ROOM: usize = 32;
 
     /// None yet.
     pub fn new() -> Self {
-        // a row adds at most TILE, and whole vectors of 16 are written past the last of them
-        let room = Self::ROOM + 2 * TILE;
         Self {
-            rows: vec![0; room],
-            slots: vec![0; room],
-            sums: vec![0.0; room],
+            // and one that is not kept
+            rows: vec![PassedRow::NONE; Self::ROOM + 1],
             len: 0,
             order: PLAIN.order,
         }
@@ -344,11 +362,15 @@ impl Passed {
     pub fn drain(&mut self) -> impl Iterator<Item = (usize, usize, f32)> + '_ {
         let len = std::mem::take(&mut self.len);
         let order = &self.order;
-        self.rows[..len]
-            .iter()
-            .zip(&self.slots[..len])
-            .zip(&self.sums[..len])
-            .map(|((&row, &slot), &sum)| (row as usize, usize::from(order[slot as usize]), sum))
+        self.rows[..len].iter().flat_map(move |passed| {
+            let mut rest = passed.mask;
+            std::iter::from_fn(move || {
+                let slot = (rest != 0).then(|| rest.trailing_zeros() as usize)?;
+                rest &= rest - 1;
+                let query = usize::from(order[slot]);
+                Some((passed.row as usize, query, passed.sums[slot]))
+            })
+        })
     }
 
     pub(super) fn set_order(&mut self, layout: TileLayout) {
@@ -360,28 +382,14 @@ impl Passed {
         self.len >= Self::ROOM
     }
 
-    pub(super) fn push(&mut self, row: usize, slot: usize, sum: f32) {
-        self.rows[self.len] = row as u32;
-        self.slots[self.len] = slot as u32;
-        self.sums[self.len] = sum;
-        self.len += 1;
+    /// Where a row is to be written.
+    pub(super) fn next(&mut self) -> &mut PassedRow {
+        &mut self.rows[self.len]
     }
 
-    /// Room for 16 more, as pointers to rows, slots and sums.
-    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
-    pub(super) fn next16(&mut self) -> (&mut [u32; 16], &mut [u32; 16], &mut [f32; 16]) {
-        let next = self.len..self.len + 16;
-        let whole = "a row adds at most TILE to less than ROOM";
-        (
-            (&mut self.rows[next.clone()]).try_into().expect(whole),
-            (&mut self.slots[next.clone()]).try_into().expect(whole),
-            (&mut self.sums[next]).try_into().expect(whole),
-        )
-    }
-
-    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
-    pub(super) fn advance(&mut self, written: usize) {
-        self.len += written;
+    /// Keeps the row that was written where its mask is not 0.
+    pub(super) fn keep(&mut self) {
+        self.len += usize::from(self.rows[self.len].mask != 0);
     }
 }
 
@@ -429,12 +437,13 @@ pub fn pass_rows(
             next = end;
         }
         let scale = rows.scale(row);
-        for (slot, (&sum, &threshold)) in sums.iter().zip(thresholds).enumerate() {
-            let scaled = sum as f32 * scale;
-            if scaled >= threshold {
-                passed.push(row, slot, scaled);
-            }
-        }
+        let next = passed.next();
+        next.row = row as u32;
+        next.sums = sums.map(|sum| sum as f32 * scale);
+        next.mask = (next.sums.iter().zip(thresholds).enumerate())
+            .map(|(slot, (scaled, threshold))| u64::from(scaled >= threshold) << slot)
+            .sum();
+        passed.keep();
         if passed.is_full() {
             return row + 1;
         }

@@ -34,10 +34,14 @@ pub unsafe fn pass_rows(
     passed: &mut Passed,
 ) -> usize {
     for row in range.clone() {
-        for half in 0..2 {
+        let next = passed.next();
+        next.row = row as u32;
+        next.mask = (0..2).fold(0, |mask, half| {
             // SAFETY: the caller's promises are those that half_row asks for.
-            unsafe { half_row(tile, rows, row, half, thresholds, passed) }
-        }
+            let reached = unsafe { half_row(tile, rows, row, half, thresholds, &mut next.sums) };
+            mask | u64::from(reached) << (32 * half)
+        });
+        passed.keep();
         if passed.is_full() {
             return row + 1;
         }
@@ -45,6 +49,8 @@ pub unsafe fn pass_rows(
     range.end
 }
 
+/// Writes the sums of half a line's queries, and returns which of them reached their thresholds.
+///
 /// # Safety
 /// As [`pass_rows`], with `row` in `rows` and `half` 0 or 1.
 #[inline]
@@ -55,8 +61,8 @@ unsafe fn half_row(
     row: usize,
     half: usize,
     thresholds: &[f32; TILE],
-    passed: &mut Passed,
-) {
+    scaled_sums: &mut [f32; TILE],
+) -> u32 {
     // SAFETY: half a line is 32 bytes; the tile's lines have 64.
     let tile_lines = unsafe { tile.lines().add(32 * half) };
     let (lines, levels) = (rows.lines().as_ptr(), rows.levels().as_ptr());
@@ -72,8 +78,10 @@ unsafe fn half_row(
     let groups = rows.groups(row);
     let mut next = groups.start;
     for step in rows.steps() {
-        let shift = _mm_cvtsi32_si128(step.shift as i32);
-        sums = sums.map(|sum| _mm256_sll_epi32(sum, shift));
+        // one bit mostly: an addition is for any of the pipes, a shift for those that interleave
+        for _ in 0..step.shift {
+            sums = sums.map(|sum| _mm256_add_epi32(sum, sum));
+        }
         let end = groups.end.min(next.saturating_add(step.groups));
         for group in next..end {
             // SAFETY: IntegerRows keeps groups within its lines and levels, which have whole
@@ -101,20 +109,16 @@ unsafe fn half_row(
         next = end;
     }
     let scale = _mm256_set1_ps(rows.scale(row));
+    let mut reached = 0;
     for (i, sum) in sums.into_iter().enumerate() {
         let scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), scale);
-        // SAFETY: `thresholds` has 64 numbers; loadu needs no alignment.
-        let threshold = unsafe { _mm256_loadu_ps(thresholds.as_ptr().add(first(i))) };
-        let mut mask = _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_GE_OQ>(scaled, threshold));
-        if mask != 0 {
-            let mut all = [0.0f32; 8];
-            // SAFETY: `all` has room for 8 numbers; storeu needs no alignment.
-            unsafe { _mm256_storeu_ps(all.as_mut_ptr(), scaled) };
-            while mask != 0 {
-                let element = mask.trailing_zeros() as usize;
-                passed.push(row, first(i) + element, all[element]);
-                mask &= mask - 1;
-            }
-        }
+        // SAFETY: both arrays have 64 numbers; loadu and storeu need no alignment.
+        let threshold = unsafe {
+            _mm256_storeu_ps(scaled_sums.as_mut_ptr().add(first(i)), scaled);
+            _mm256_loadu_ps(thresholds.as_ptr().add(first(i)))
+        };
+        let mask = _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_GE_OQ>(scaled, threshold));
+        reached |= (mask as u32) << (8 * i);
     }
+    reached
 }

@@ -52,8 +52,10 @@ pub unsafe fn pass_rows(
         let groups = rows.groups(row);
         let mut next = groups.start;
         for step in rows.steps() {
-            let shift = _mm_cvtsi32_si128(step.shift as i32);
-            sums = sums.map(|sum| _mm512_sll_epi32(sum, shift));
+            // one bit mostly: an addition is for any of the pipes, a shift for those that interleave
+            for _ in 0..step.shift {
+                sums = sums.map(|sum| _mm512_add_epi32(sum, sum));
+            }
             let end = groups.end.min(next.saturating_add(step.groups));
             for group in next..end {
                 // SAFETY: IntegerRows keeps groups within its lines and levels, which have whole
@@ -77,36 +79,20 @@ pub unsafe fn pass_rows(
         }
         let scale = _mm512_set1_ps(rows.scale(row));
         let scaled = sums.map(|sum| _mm512_mul_ps(_mm512_cvtepi32_ps(sum), scale));
-        let masks: [__mmask16; 4] =
-            std::array::from_fn(|i| _mm512_cmp_ps_mask::<_CMP_GE_OQ>(scaled[i], thresholds[i]));
-        if masks != [0; 4] {
-            for (i, (mask, scaled)) in masks.into_iter().zip(scaled).enumerate() {
-                if mask != 0 {
-                    keep(row, i, mask, scaled, passed);
-                }
-            }
-            if passed.is_full() {
-                return row + 1;
-            }
+        let mask = (0..4).fold(0, |mask, i| {
+            let reached = _mm512_cmp_ps_mask::<_CMP_GE_OQ>(scaled[i], thresholds[i]);
+            mask | u64::from(reached) << (16 * i)
+        });
+        let next = passed.next();
+        for (i, scaled) in scaled.into_iter().enumerate() {
+            // SAFETY: there is room for 64 sums; storeu needs no alignment.
+            unsafe { _mm512_storeu_ps(next.sums.as_mut_ptr().add(16 * i), scaled) };
+        }
+        (next.mask, next.row) = (mask, row as u32);
+        passed.keep();
+        if passed.is_full() {
+            return row + 1;
         }
     }
     range.end
-}
-
-/// Writes the elements of `mask` behind those that passed before.
-#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512vnni")]
-fn keep(row: usize, i: usize, mask: __mmask16, scaled: __m512, passed: &mut Passed) {
-    let slots = _mm512_add_epi32(
-        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
-        _mm512_set1_epi32(16 * i as i32),
-    );
-    let (to_rows, to_slots, to_sums) = passed.next16();
-    // SAFETY: each target has room for 16 numbers of 4 bytes; storeu needs no alignment.
-    unsafe {
-        _mm512_storeu_si512(to_rows.as_mut_ptr().cast(), _mm512_set1_epi32(row as i32));
-        let slots = _mm512_maskz_compress_epi32(mask, slots);
-        _mm512_storeu_si512(to_slots.as_mut_ptr().cast(), slots);
-        _mm512_storeu_ps(to_sums.as_mut_ptr(), _mm512_maskz_compress_ps(mask, scaled));
-    }
-    passed.advance(mask.count_ones() as usize);
 }
