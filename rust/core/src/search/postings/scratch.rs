@@ -1,14 +1,17 @@
 //! What a task of a walk needs for itself.
 
+use std::marker::PhantomData;
+
 use crate::kernels::{WeightTable, SUMS};
+use crate::memory::OwnedBytes;
 use crate::search::ScanRows;
-use crate::{Error, Result};
+use crate::Result;
 
 /// What a task needs for itself: sums, weights, and room for lists. Kept by its thread.
 #[derive(Debug)]
 pub(super) struct Scratch {
-    pub(super) narrow: Box<[u8; SUMS]>,
-    pub(super) wide: Box<[u16; SUMS]>,
+    pub(super) narrow: Sums<u8>,
+    pub(super) wide: Sums<u16>,
     pub(super) rest: Rest,
 }
 
@@ -28,8 +31,8 @@ pub(super) struct Rest {
 impl Scratch {
     pub(super) fn new(data: &ScanRows<'_>, block_items: usize) -> Result<Self> {
         Ok(Self {
-            narrow: zeros()?,
-            wide: zeros()?,
+            narrow: Sums::zeros()?,
+            wide: Sums::zeros()?,
             rest: Rest {
                 block_items,
                 table: WeightTable::zeros(&data.rows)?,
@@ -42,13 +45,23 @@ impl Scratch {
     }
 }
 
-/// Sums of 0. Their memory is had from the system when they are first used.
-fn zeros<S: bytemuck::Zeroable>() -> Result<Box<[S; SUMS]>> {
-    bytemuck::allocation::try_zeroed_slice_box::<S>(SUMS)
-        .ok()
-        .and_then(|sums| sums.try_into().ok())
-        .ok_or(Error::OutOfMemory {
-            what: "sums of postings",
-            bytes: SUMS * size_of::<S>(),
+/// Sums that begin at a line of the cache, as do the widest registers' loads and stores of them.
+#[derive(Debug)]
+pub(super) struct Sums<S> {
+    bytes: OwnedBytes,
+    sums: PhantomData<S>,
+}
+
+impl<S: bytemuck::Pod> Sums<S> {
+    fn zeros() -> Result<Self> {
+        Ok(Self {
+            bytes: OwnedBytes::zeroed(SUMS * size_of::<S>(), "sums of postings")?,
+            sums: PhantomData,
         })
+    }
+
+    pub(super) fn all(&mut self) -> &mut [S; SUMS] {
+        let sums = bytemuck::cast_slice_mut(&mut self.bytes);
+        sums.try_into().expect("made with as many")
+    }
 }

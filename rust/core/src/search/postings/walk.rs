@@ -176,9 +176,9 @@ impl<'a> Walk<'a> {
             self.in_scratch(query.number, |scratch| {
                 let Scratch { narrow, wide, rest } = scratch;
                 if query.terms.len() <= NARROW_TERMS {
-                    self.range(query, range, narrow, rest)
+                    self.range(query, range, narrow.all(), rest)
                 } else {
-                    self.range(query, range, wide, rest)
+                    self.range(query, range, wide.all(), rest)
                 }
             })
         })?;
