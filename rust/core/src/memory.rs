@@ -1,6 +1,7 @@
 //! Memory of our own for what is looked up here and there: aligned, zeros at first, and in large
 //! pages where there is much of it. Knows nothing of what is kept in it.
 
+use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 
 use memmap2::MmapMut;
@@ -75,6 +76,56 @@ impl DerefMut for OwnedBytes {
     }
 }
 
+/// Numbers in bytes of our own: the widest registers load and store them a whole line at a time, which
+/// takes twice as long where lines are cut.
+pub struct OwnedSlice<T> {
+    bytes: OwnedBytes,
+    numbers: PhantomData<T>,
+}
+
+impl<T: bytemuck::Pod> OwnedSlice<T> {
+    /// `n` zeros, for `what`.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn zeroed(n: usize, what: &'static str) -> Result<Self> {
+        Ok(Self {
+            bytes: OwnedBytes::zeroed(n.saturating_mul(size_of::<T>()), what)?,
+            numbers: PhantomData,
+        })
+    }
+
+    /// The same numbers, for `what`.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn copy_of(numbers: &[T], what: &'static str) -> Result<Self> {
+        let mut copy = Self::zeroed(numbers.len(), what)?;
+        copy.copy_from_slice(numbers);
+        Ok(copy)
+    }
+}
+
+impl<T: bytemuck::Pod> Deref for OwnedSlice<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        bytemuck::cast_slice(&self.bytes)
+    }
+}
+
+impl<T: bytemuck::Pod> DerefMut for OwnedSlice<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        bytemuck::cast_slice_mut(&mut self.bytes)
+    }
+}
+
+impl<T> std::fmt::Debug for OwnedSlice<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.bytes.fmt(f)
+    }
+}
+
 impl std::fmt::Debug for OwnedBytes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} bytes", self.length)
@@ -94,6 +145,19 @@ mod tests {
             bytes.fill(7);
             assert!(bytes.iter().all(|&byte| byte == 7));
         }
+    }
+
+    #[test]
+    fn numbers_are_aligned_and_those_that_were_copied() {
+        for n in [0, 1, 9] {
+            let numbers: Vec<f64> = (0..n).map(f64::from).collect();
+            let copy = OwnedSlice::copy_of(&numbers, "a test").unwrap();
+            assert_eq!(*copy, *numbers);
+            assert_eq!(copy.as_ptr().align_offset(LINE_BYTES), 0);
+            let zeros = OwnedSlice::<f64>::zeroed(numbers.len(), "a test").unwrap();
+            assert_eq!(*zeros, vec![0.0; numbers.len()]);
+        }
+        assert!(OwnedSlice::<f64>::zeroed(usize::MAX, "a test").is_err());
     }
 
     #[test]

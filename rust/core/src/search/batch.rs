@@ -19,6 +19,7 @@ use super::tiles::QueryTiles;
 use super::{Hit, ScanRows, Selection, TopK, WeightSource};
 use crate::control::Control;
 use crate::kernels::{IntegerRows, Passed, Tile, WeightTable, TILE};
+use crate::memory::OwnedSlice;
 use crate::Result;
 
 /// Rows that are made integers at a time, for all tiles to pass over: at 32 nonzeros 320 KB, which
@@ -127,7 +128,7 @@ struct Wave<'a> {
     k: usize,
     queries: Range<usize>,
     /// `None` in sparse mode.
-    embeddings: Option<Vec<f64>>,
+    embeddings: Option<OwnedSlice<f64>>,
     tiled: QueryTiles,
     thresholds: Vec<SharedThreshold>,
 }
@@ -142,6 +143,9 @@ impl<'a> Wave<'a> {
         selection: Selection<'a>,
     ) -> Result<Self> {
         let embeddings = source.embeddings(queries.clone())?;
+        let embeddings = embeddings
+            .map(|embeddings| OwnedSlice::copy_of(&embeddings, "embeddings of queries"))
+            .transpose()?;
         let layout = source.kernels.tile_layout();
         let tiled = match &embeddings {
             Some(embeddings) => QueryTiles::from_embeddings(embeddings, source, coder, layout)?,

@@ -9,6 +9,7 @@ use rayon::prelude::*;
 
 use super::WeightSource;
 use crate::control::Control;
+use crate::memory::OwnedSlice;
 use crate::{Error, Result};
 
 /// Bytes of atoms in double precision that stay in a first-level cache beside a query.
@@ -95,7 +96,7 @@ impl BlockWeights {
             })?;
         let near = (NEAR_BYTES / (d * size_of::<f64>())).max(1);
         let group = (QUERIES_BYTES / (d * size_of::<f64>())).max(1);
-        let mut wide: Vec<f64> = Vec::with_capacity(near * d);
+        let mut wide = OwnedSlice::zeroed(near * d, "atoms in double precision")?;
         // what is left to do of each query
         let mut rest = of_block;
         let mut outs: Vec<&mut [f64]> = Vec::with_capacity(rest.len());
@@ -113,9 +114,11 @@ impl BlockWeights {
             control.check()?;
             for first in block.clone().step_by(near) {
                 let end = block.end.min(first + near);
-                wide.clear();
                 let numbers = &atoms.rows()[first * d..end * d];
-                wide.extend(numbers.iter().map(|&x| f64::from(x)));
+                for (to, &from) in wide.iter_mut().zip(numbers) {
+                    *to = f64::from(from);
+                }
+                let wide = &wide[..numbers.len()];
                 for ((rest, out), embedding) in rest
                     .iter_mut()
                     .zip(outs.iter_mut())
@@ -131,7 +134,7 @@ impl BlockWeights {
                     *out = later;
                     source
                         .kernels
-                        .project_some_wide(&wide, d, first as u32, some, embedding, now);
+                        .project_some_wide(wide, d, first as u32, some, embedding, now);
                 }
             }
         }

@@ -1,17 +1,16 @@
 //! What a task of a walk needs for itself.
 
-use std::marker::PhantomData;
-
 use crate::kernels::{WeightTable, SUMS};
-use crate::memory::OwnedBytes;
+use crate::memory::OwnedSlice;
 use crate::search::ScanRows;
 use crate::Result;
 
 /// What a task needs for itself: sums, weights, and room for lists. Kept by its thread.
 #[derive(Debug)]
 pub(super) struct Scratch {
-    pub(super) narrow: Sums<u8>,
-    pub(super) wide: Sums<u16>,
+    /// [`SUMS`] of them, as of the wide ones.
+    pub(super) narrow: OwnedSlice<u8>,
+    pub(super) wide: OwnedSlice<u16>,
     pub(super) rest: Rest,
 }
 
@@ -31,8 +30,8 @@ pub(super) struct Rest {
 impl Scratch {
     pub(super) fn new(data: &ScanRows<'_>, block_items: usize) -> Result<Self> {
         Ok(Self {
-            narrow: Sums::zeros()?,
-            wide: Sums::zeros()?,
+            narrow: OwnedSlice::zeroed(SUMS, "sums of postings")?,
+            wide: OwnedSlice::zeroed(SUMS, "sums of postings")?,
             rest: Rest {
                 block_items,
                 table: WeightTable::zeros(&data.rows)?,
@@ -42,26 +41,5 @@ impl Scratch {
                 due: 0,
             },
         })
-    }
-}
-
-/// Sums that begin at a line of the cache, as do the widest registers' loads and stores of them.
-#[derive(Debug)]
-pub(super) struct Sums<S> {
-    bytes: OwnedBytes,
-    sums: PhantomData<S>,
-}
-
-impl<S: bytemuck::Pod> Sums<S> {
-    fn zeros() -> Result<Self> {
-        Ok(Self {
-            bytes: OwnedBytes::zeroed(SUMS * size_of::<S>(), "sums of postings")?,
-            sums: PhantomData,
-        })
-    }
-
-    pub(super) fn all(&mut self) -> &mut [S; SUMS] {
-        let sums = bytemuck::cast_slice_mut(&mut self.bytes);
-        sums.try_into().expect("made with as many")
     }
 }

@@ -175,10 +175,13 @@ impl<'a> Walk<'a> {
         let tops = try_map(ranges.iter().collect(), |range| {
             self.in_scratch(query.number, |scratch| {
                 let Scratch { narrow, wide, rest } = scratch;
+                let whole = "made with SUMS";
                 if query.terms.len() <= NARROW_TERMS {
-                    self.range(query, range, narrow.all(), rest)
+                    let sums = (&mut narrow[..]).try_into().expect(whole);
+                    self.range::<u8>(query, range, sums, rest)
                 } else {
-                    self.range(query, range, wide.all(), rest)
+                    let sums = (&mut wide[..]).try_into().expect(whole);
+                    self.range::<u16>(query, range, sums, rest)
                 }
             })
         })?;
