@@ -12,6 +12,7 @@ use crate::kernels::generic::{self, with_row_coding, LANES};
 use crate::kernels::integers::IntegerRow;
 use crate::kernels::tile::TILE;
 use crate::kernels::WeightTable;
+use crate::memory::LINE_BYTES;
 
 /// True where this CPU has all that the functions here use.
 pub fn is_available() -> bool {
@@ -431,8 +432,10 @@ unsafe fn project_one<A: Eights>(atoms: &[A], query: &[f64], out: &mut [f64]) {
         let last = out.len() - 1;
         let four: [&[_]; 4] =
             std::array::from_fn(|i| &atoms[i.min(last) * d..(i.min(last) + 1) * d]);
+        // the next four stand behind these
+        let next = four.map(|atom: &[A]| atom.as_ptr().wrapping_add(4 * d));
         // SAFETY: four slices of `d` numbers, as the query has.
-        let sums = unsafe { project_each(four, query) };
+        let sums = unsafe { project_each::<_, true, 4>(four, query, next) };
         out.copy_from_slice(&sums[..=last]);
     }
 }
@@ -450,7 +453,7 @@ pub unsafe fn project_some<A: Eights>(
     out: &mut [f64],
 ) {
     // SAFETY: the caller's promise.
-    unsafe { project_from(atoms, d, 0, latents, query, out) };
+    unsafe { project_listed::<A, true>(atoms, d, 0, latents, query, out) };
 }
 
 /// [`Kernels::project_some_wide`](crate::kernels::Kernels::project_some_wide). Up to eight atoms at a
@@ -468,17 +471,43 @@ pub unsafe fn project_from<A: Eights>(
     query: &[f64],
     out: &mut [f64],
 ) {
-    for (latents, out) in latents.chunks(8).zip(out.chunks_mut(8)) {
+    // SAFETY: the caller's promise.
+    unsafe { project_listed::<A, false>(atoms, d, first, latents, query, out) };
+}
+
+/// The same; with `AHEAD` the next eight atoms are asked for, which may lie anywhere.
+///
+/// # Safety
+/// As [`project_from`].
+#[inline]
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,f16c")]
+unsafe fn project_listed<A: Eights, const AHEAD: bool>(
+    atoms: &[A],
+    d: usize,
+    first: u32,
+    latents: &[u32],
+    query: &[f64],
+    out: &mut [f64],
+) {
+    let atom = |latent: u32| {
+        let place = (latent - first) as usize;
+        &atoms[place * d..(place + 1) * d]
+    };
+    for (from, out) in (0..).step_by(8).zip(out.chunks_mut(8)) {
+        let now = &latents[from..from + out.len()];
+        let later = &latents[from + out.len()..];
         macro_rules! together {
             ($($n:literal)*) => {
-                match latents.len() {
+                match now.len() {
                     $($n => {
-                        let some: [&[A]; $n] = std::array::from_fn(|i| {
-                            let place = (latents[i] - first) as usize;
-                            &atoms[place * d..(place + 1) * d]
+                        let some: [&[A]; $n] = std::array::from_fn(|i| atom(now[i]));
+                        let next = std::array::from_fn(|i| {
+                            let next = if AHEAD { later.get(i) } else { None };
+                            next.map_or(some[i], |&latent| atom(latent)).as_ptr()
                         });
                         // SAFETY: slices of `d` numbers, as the query has.
-                        out.copy_from_slice(&unsafe { project_each(some, query) });
+                        let sums = unsafe { project_each::<A, AHEAD, $n>(some, query, next) };
+                        out.copy_from_slice(&sums);
                     })*
                     _ => unreachable!("chunks of 8 have 1 to 8"),
                 }
@@ -488,21 +517,36 @@ pub unsafe fn project_from<A: Eights>(
     }
 }
 
+/// Inner products of some atoms; with `AHEAD` the memory is asked for the `next` ones, whatever the
+/// addresses.
+///
 /// # Safety
 /// The CPU has AVX-512 F, VL, BW and DQ, and F16C, and all slices have one length.
 #[inline]
 #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,f16c")]
-unsafe fn project_each<A: Eights, const N: usize>(atoms: [&[A]; N], query: &[f64]) -> [f64; N] {
+unsafe fn project_each<A: Eights, const AHEAD: bool, const N: usize>(
+    atoms: [&[A]; N],
+    query: &[f64],
+    next: [*const A; N],
+) -> [f64; N] {
     let whole = query.len() - query.len() % LANES;
+    let a_line = LINE_BYTES / size_of::<A>();
     let mut lanes = [_mm512_setzero_pd(); N];
-    for start in (0..whole).step_by(LANES) {
-        // SAFETY: eight numbers from `start` on are there in every slice; loadu needs no
-        // alignment.
+    for line in (0..whole).step_by(a_line) {
+        // SAFETY: eight numbers from every `start` on are there in every slice, and loadu needs no
+        // alignment; asking ahead reads nothing that the program could see, whatever the address.
         unsafe {
-            let query = _mm512_loadu_pd(query.as_ptr().add(start));
-            for (lanes, atom) in lanes.iter_mut().zip(atoms) {
-                let atom = A::load(atom.as_ptr().add(start));
-                *lanes = _mm512_add_pd(*lanes, _mm512_mul_pd(atom, query));
+            if AHEAD {
+                for next in next {
+                    _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(line).cast());
+                }
+            }
+            for start in (line..whole.min(line + a_line)).step_by(LANES) {
+                let query = _mm512_loadu_pd(query.as_ptr().add(start));
+                for (lanes, atom) in lanes.iter_mut().zip(atoms) {
+                    let atom = A::load(atom.as_ptr().add(start));
+                    *lanes = _mm512_add_pd(*lanes, _mm512_mul_pd(atom, query));
+                }
             }
         }
     }
