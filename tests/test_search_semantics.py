@@ -150,6 +150,26 @@ def test_a_zero_item_or_query_scores_zero_under_cosine(isa):
         np.testing.assert_allclose(result.scores, [[1, 0, -1], [0, 0, 0], [1, 0, -1]], rtol=1e-6)
 
 
+@pytest.mark.parametrize("value_bits", [32, 16, 8, 4])
+@pytest.mark.parametrize("metric", ["inner_product", "cosine"])
+def test_items_that_are_all_zero_score_zero_alone_and_in_a_batch(isa, value_bits, metric):
+    n, width = 600, 9
+    codes = sr.SparseCodes(np.tile(np.arange(width), (n, 1)), np.zeros((n, width)), dim=16)
+    index = sr.SparseIndex.from_codes(
+        codes,
+        metric=metric,
+        dictionary=sr.Dictionary(np.eye(16)),
+        value_bits=value_bits,
+        modes=("sparse", "dense"),
+    )
+    queries = np.random.default_rng(0).standard_normal((65, 16)).astype(np.float32)
+    for mode, asked in (("dense", queries), ("sparse", sr.SparseCodes.from_dense(queries))):
+        for some in (asked[:1], asked):
+            result = index.search(some, 5, mode=mode)
+            assert result.ids.tolist() == [list(range(5))] * len(some)
+            assert result.scores.tobytes() == np.zeros((len(some), 5), np.float32).tobytes()
+
+
 def test_cosine_holds_over_twelve_orders_of_magnitude_of_norms():
     magnitudes = np.float32(10.0) ** np.arange(-6, 7)
     values = np.array([[3.0, 4.0]], dtype=np.float32) * magnitudes[:, None]

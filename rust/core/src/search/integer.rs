@@ -312,6 +312,10 @@ fn shifts_of(layout: &RankedLayout) -> Vec<u32> {
         .map(|rank| largest_of(&layout.levels()[layout.levels_of(rank)]))
         .collect();
     let all = largest_of(&largest);
+    if all == 0.0 || !all.is_finite() {
+        // no level is smaller than others
+        return vec![0; largest.len().div_ceil(GROUP)];
+    }
     let mut so_far = 0;
     (0..largest.len())
         .step_by(GROUP)
