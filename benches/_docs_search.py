@@ -17,6 +17,8 @@ CORPORA = {
     "jittered": "mixtures of them",
     "jittered-10m": "mixtures of them",
 }
+#: shares of the exact top k in the table of depths
+DEPTH_TARGETS = (0.95, 0.99)
 
 
 def _load(name: str) -> Any:
@@ -198,6 +200,22 @@ def approximate_tuned() -> str:
             f"{row['clusters']} clusters, {row['rerank']} rows | {row['reached']:.4f} | "
             f"{row['kept']:.4f} |"
             for row in corpus["tuned"]
+        ]
+    return "\n".join(lines)
+
+
+def approximate_depth() -> str:
+    """Render how far a query must look for a share of the exact top k, by the number of items."""
+    lines = [
+        "| items | clusters | target | clusters looked at | rows scored | kept of the exact top 100 |",
+        "|---:|---:|---:|---:|---:|---:|",
+    ]
+    for corpus in _load("approximate")["corpora"].values():
+        lines += [
+            f"| {corpus['items']:,} | {corpus['clusters']:,} | {row['target']:g} | "
+            f"{row['clusters']:,} | {row['rerank']:,} | {row['kept']:.4f} |"
+            for row in corpus["tuned"]
+            if row["target"] in DEPTH_TARGETS and row["queries"] == "held-out queries"
         ]
     return "\n".join(lines)
 
@@ -430,6 +448,7 @@ def draw_latency(path: Path) -> None:
 
 BLOCKS: dict[str, Callable[[], str]] = {
     "approximate": approximate,
+    "approximate-depth": approximate_depth,
     "approximate-short": approximate_short,
     "approximate-tuned": approximate_tuned,
     "reconstructed": reconstructed,

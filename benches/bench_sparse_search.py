@@ -300,7 +300,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="embeddings (n, d), .npy")
     parser.add_argument("--cache", type=Path, default=Path("bench-cache"))
     parser.add_argument("--rows", type=int, default=1_000_000, help="rows of the jittered corpus")
-    parser.add_argument("--parts", type=int, default=5, help="parts of the queries")
+    parser.add_argument("--parts", type=int, default=10, help="parts of the queries")
     parser.add_argument("--part", type=int, default=100, help="queries of a part")
     default = Path(__file__).parent / "results" / "sparse_search.json"
     parser.add_argument("--out", type=Path, default=default)

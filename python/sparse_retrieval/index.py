@@ -833,7 +833,9 @@ class SparseIndex(Changes):
             The mean share of the exact top k that shall be found.
         queries : array_like of float, shape (nq, d), optional
             Dense queries, some hundreds, like those to come, and not items of the index. Default:
-            256 mixtures of pairs of the index's own items, which can only stand in for them.
+            256 mixtures of pairs of the index's own items, which can only stand in for them: where
+            items have many near neighbours they are easier, and queries to come keep less than
+            the target (measured in docs/benchmarks.md).
         k : int, default 100
             Results a query.
         threads : int, optional
