@@ -207,7 +207,7 @@ def approximate_tuned() -> str:
 def approximate_depth() -> str:
     """Render how far a query must look for a share of the exact top k, by the number of items."""
     lines = [
-        "| items | clusters | target | clusters looked at | rows scored | kept of the exact top 100 |",
+        "| items | clusters | target | clusters looked at | rows scored | of the exact 100 |",
         "|---:|---:|---:|---:|---:|---:|",
     ]
     for corpus in _load("approximate")["corpora"].values():
