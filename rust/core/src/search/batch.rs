@@ -143,9 +143,6 @@ impl<'a> Wave<'a> {
         selection: Selection<'a>,
     ) -> Result<Self> {
         let embeddings = source.embeddings(queries.clone())?;
-        let embeddings = embeddings
-            .map(|embeddings| OwnedSlice::copy_of(&embeddings, "embeddings of queries"))
-            .transpose()?;
         let layout = source.kernels.tile_layout();
         let tiled = match &embeddings {
             Some(embeddings) => QueryTiles::from_embeddings(embeddings, source, coder, layout)?,

@@ -18,9 +18,13 @@ use half::f16;
 use crate::codes::{CodesView, RowsView};
 use crate::control::Control;
 use crate::kernels::{dot, norm, Kernels, WeightTable, PROJECT_QUERIES};
+use crate::memory::OwnedSlice;
 use crate::search::{Metric, Mode};
 use crate::threads::try_map;
 use crate::{Error, Result};
+
+/// What memory for embeddings is asked for.
+const EMBEDDINGS: &str = "embeddings of queries";
 
 /// Atoms that one task projects onto: some 100 microseconds of work at d = 384.
 const ATOMS_A_TASK: usize = 256;
@@ -194,14 +198,14 @@ impl WeightSource<'_> {
     ///
     /// # Errors
     /// As [`WeightSource::fill`].
-    pub fn embeddings(&self, queries: Range<usize>) -> Result<Option<Vec<f64>>> {
+    pub fn embeddings(&self, queries: Range<usize>) -> Result<Option<OwnedSlice<f64>>> {
         let mut embeddings = match (self.mode, self.queries) {
             (Mode::Sparse, Queries::Codes(_)) => return Ok(None),
             (Mode::Reconstructed, Queries::Codes(codes)) => {
-                self.decoded(codes, queries, self.dictionary()?)
+                self.decoded(codes, queries, self.dictionary()?)?
             }
             (Mode::Dense, Queries::Dense { rows, d }) => {
-                rows[queries.start * d..queries.end * d].to_vec()
+                OwnedSlice::copy_of(&rows[queries.start * d..queries.end * d], EMBEDDINGS)?
             }
             (Mode::Dense, Queries::Codes(_)) => return Err(Error::argument(
                 "mode \"dense\" takes dense queries, got codes; pass the embeddings themselves, \
@@ -257,8 +261,14 @@ impl WeightSource<'_> {
     }
 
     /// Embeddings of the query codes `rows`, the mean included.
-    fn decoded(&self, codes: CodesView<'_>, rows: Range<usize>, atoms: Atoms<'_>) -> Vec<f64> {
-        let mut embeddings = vec![0.0; rows.len() * atoms.d];
+    fn decoded(
+        &self,
+        codes: CodesView<'_>,
+        rows: Range<usize>,
+        atoms: Atoms<'_>,
+    ) -> Result<OwnedSlice<f64>> {
+        let n = rows.len().saturating_mul(atoms.d);
+        let mut embeddings = OwnedSlice::zeroed(n, EMBEDDINGS)?;
         for (embedding, row) in embeddings.chunks_exact_mut(atoms.d).zip(rows) {
             let (latents, values) = codes.row(row);
             let values = values.iter().map(|&value| f64::from(value));
@@ -267,7 +277,7 @@ impl WeightSource<'_> {
                 *sum += f64::from(m);
             }
         }
-        embeddings
+        Ok(embeddings)
     }
 
     /// The inner product of each query, as an embedding, with `vector`; normalised first where
@@ -278,8 +288,8 @@ impl WeightSource<'_> {
     pub fn inner_products_with(&self, vector: &[f32]) -> Result<Vec<f64>> {
         let atoms = self.dictionary()?;
         let mut embeddings = match self.queries {
-            Queries::Dense { rows, .. } => rows.to_vec(),
-            Queries::Codes(codes) => self.decoded(codes, 0..codes.len(), atoms),
+            Queries::Dense { rows, .. } => OwnedSlice::copy_of(rows, EMBEDDINGS)?,
+            Queries::Codes(codes) => self.decoded(codes, 0..codes.len(), atoms)?,
         };
         self.normalise(&mut embeddings, atoms.d);
         let vector: Vec<f64> = vector.iter().map(|&x| f64::from(x)).collect();

@@ -340,34 +340,16 @@ pub unsafe fn project_some<A: Fours>(
     out: &mut [f64],
 ) {
     // SAFETY: the caller's promise.
-    unsafe { project_listed::<A, true>(atoms, d, 0, latents, query, out) };
+    unsafe { project_from::<A, true>(atoms, d, 0, latents, query, out) };
 }
 
 /// [`Kernels::project_some_wide`](crate::kernels::Kernels::project_some_wide). Four atoms at a time,
-/// whose sums do not wait for each other.
+/// whose sums do not wait for each other; with `AHEAD` the next four are asked for, which may lie anywhere.
 ///
 /// # Safety
 /// The CPU has AVX2 and F16C, `query` has `d` numbers, `out` one a latent, and every latent has an atom.
 #[target_feature(enable = "avx2,f16c")]
-pub unsafe fn project_from<A: Fours>(
-    atoms: &[A],
-    d: usize,
-    first: u32,
-    latents: &[u32],
-    query: &[f64],
-    out: &mut [f64],
-) {
-    // SAFETY: the caller's promise.
-    unsafe { project_listed::<A, false>(atoms, d, first, latents, query, out) };
-}
-
-/// The same; with `AHEAD` the next four atoms are asked for, which may lie anywhere.
-///
-/// # Safety
-/// As [`project_from`].
-#[inline]
-#[target_feature(enable = "avx2,f16c")]
-unsafe fn project_listed<A: Fours, const AHEAD: bool>(
+pub unsafe fn project_from<A: Fours, const AHEAD: bool>(
     atoms: &[A],
     d: usize,
     first: u32,

@@ -453,35 +453,17 @@ pub unsafe fn project_some<A: Eights>(
     out: &mut [f64],
 ) {
     // SAFETY: the caller's promise.
-    unsafe { project_listed::<A, true>(atoms, d, 0, latents, query, out) };
+    unsafe { project_from::<A, true>(atoms, d, 0, latents, query, out) };
 }
 
 /// [`Kernels::project_some_wide`](crate::kernels::Kernels::project_some_wide). Up to eight atoms at a
-/// time, no more than there are.
+/// time, no more than there are; with `AHEAD` the next eight are asked for, which may lie anywhere.
 ///
 /// # Safety
 /// The CPU has AVX-512 F, VL, BW and DQ, and F16C; `query` has `d` numbers, `out` one a latent, and
 /// every latent has an atom.
 #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,f16c")]
-pub unsafe fn project_from<A: Eights>(
-    atoms: &[A],
-    d: usize,
-    first: u32,
-    latents: &[u32],
-    query: &[f64],
-    out: &mut [f64],
-) {
-    // SAFETY: the caller's promise.
-    unsafe { project_listed::<A, false>(atoms, d, first, latents, query, out) };
-}
-
-/// The same; with `AHEAD` the next eight atoms are asked for, which may lie anywhere.
-///
-/// # Safety
-/// As [`project_from`].
-#[inline]
-#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,f16c")]
-unsafe fn project_listed<A: Eights, const AHEAD: bool>(
+pub unsafe fn project_from<A: Eights, const AHEAD: bool>(
     atoms: &[A],
     d: usize,
     first: u32,

@@ -121,7 +121,7 @@ impl Asked<'_> {
             .source
             .embeddings(query..query + 1)?
             .ok_or_else(|| Error::argument("approximate search compares embeddings, not codes"))?;
-        let embedding = embedding.as_slice();
+        let embedding = &embedding[..];
         let unit = self.route(embedding, scratch);
         scratch
             .sketch
