@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,14 +47,15 @@ def scan_ms(column: str) -> float:
 
 
 def thread_share() -> float:
-    """What a second thread gives to a single scan of the most rows, of what it could give."""
-    ours = {
-        part["threads"]: part["systems"][0]["single_ms"]
-        for part in _load("search")["parts"]
-        if part["rows"] == max(p["rows"] for p in _load("search")["parts"])
-    }
-    threads = max(ours)
-    return float(ours[1] / ours[threads] / threads)
+    """What a second thread gives to a single scan, of what it could give: the median over sizes.
+
+    Of one run on one machine: a quotient of runs on several says nothing of threads.
+    """
+    results = _load("scale")
+    return statistics.median(
+        row["one_ms"] / row["one_all_threads_ms"] / results["machine"]["cores"]
+        for row in results["rows"]
+    )
 
 
 def approximate_points() -> list[tuple[int, float, float]]:
