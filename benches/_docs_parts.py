@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).resolve().parent / "results"
-
-
-def _load(name: str) -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-    return loaded
+from _results import load
 
 
 def _signed(summary: dict[str, float]) -> str:
@@ -24,7 +17,7 @@ def _signed(summary: dict[str, float]) -> str:
 
 def parts() -> str:
     """Render what each choice changes, all sets side by side."""
-    results = _load("study_parts")
+    results = load("study_parts")
     sets = results["sets"]
     head = "| part | instead | " + "".join(
         f"{of['title']}: bytes | change of recall@100 | learn + encode, CPU s | "
@@ -76,7 +69,7 @@ def parts() -> str:
 
 def defaults() -> str:
     """Render ours before and after atoms, bits and kinds of codes were chosen by trial."""
-    before, after = _load("study_defaults"), _load("study")
+    before, after = load("study_defaults"), load("study")
     lines = [
         "| set | bytes, at most | atoms | k, bits a value | recall@100 before | after | "
         "with what is shared, before | after |",
@@ -107,7 +100,7 @@ def errors() -> str:
         "1 - cosine, rival | recall@100, ours less rival |",
         "|---|---:|---|---:|---|---:|---:|",
     ]
-    for of in _load("study")["sets"].values():
+    for of in load("study")["sets"].values():
         rows = {row["setting"]: row for row in of["rows"]}
         for margin in of["margins"]:
             own, rival = rows[margin["ours"]], rows[margin["rival"]]
@@ -124,7 +117,7 @@ def errors() -> str:
 
 def energy() -> str:
     """Render whether energy could be read."""
-    results = _load("study")
+    results = load("study")
     read = results["energy"]
     if read["counters"]:
         return f"Energy can be read on this machine: {', '.join(read['counters'])}."

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).resolve().parent / "results"
-
-
-def _load(name: str) -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-    return loaded
+from _results import load
 
 
 def _reliability() -> dict[str, Any]:
-    parts: dict[str, Any] = _load("reliability")["parts"]
+    parts: dict[str, Any] = load("reliability")["parts"]
     return parts
 
 

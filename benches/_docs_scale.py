@@ -6,14 +6,12 @@ and is printed with the tables. Nothing in this file was measured at the sizes t
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
-RESULTS = Path(__file__).resolve().parent / "results"
+from _results import load
+
 SIZES = (10**8, 10**9)
 #: the server that is imagined: cores, and what its memory gives to a scan, bytes a second
 CORES, BANDWIDTH = 32, 200e9
@@ -26,10 +24,6 @@ KEPT = 0.97
 WIDTH = 384
 
 
-def _load(name: str) -> Any:
-    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-
-
 def slope(points: list[tuple[float, float]]) -> float:
     """What one more item costs, between the two largest sizes measured."""
     (x0, y0), (x1, y1) = sorted(points)[-2:]
@@ -38,12 +32,12 @@ def slope(points: list[tuple[float, float]]) -> float:
 
 def bytes_an_item() -> float:
     """Bytes of the file that one more item takes."""
-    return slope([(row["rows"], row["file_mb"] * 1e6) for row in _load("scale")["rows"]])
+    return slope([(row["rows"], row["file_mb"] * 1e6) for row in load("scale")["rows"]])
 
 
 def scan_ms(column: str) -> float:
     """Milliseconds of exact search that one more item takes, by the column of ``scale.json``."""
-    return slope([(row["rows"], row[column]) for row in _load("scale")["rows"]])
+    return slope([(row["rows"], row[column]) for row in load("scale")["rows"]])
 
 
 def thread_share() -> float:
@@ -51,7 +45,7 @@ def thread_share() -> float:
 
     Of one run on one machine: a quotient of runs on several says nothing of threads.
     """
-    results = _load("scale")
+    results = load("scale")
     return statistics.median(
         row["one_ms"] / row["one_all_threads_ms"] / results["machine"]["cores"]
         for row in results["rows"]
@@ -61,7 +55,7 @@ def thread_share() -> float:
 def approximate_points() -> list[tuple[int, float, float]]:
     """Items, ms alone and bytes an item of the cheapest setting that keeps KEPT, by corpus."""
     points = []
-    for corpus in _load("approximate")["corpora"].values():
+    for corpus in load("approximate")["corpora"].values():
         enough = [row for row in corpus["rows"] if row["kept"] is not None]
         enough = [r for r in enough if r["kept"] >= KEPT and r["series"] != "ours, exact"]
         best = min(enough, key=lambda row: row["ms_alone"])
@@ -84,7 +78,7 @@ def _scan(n: int, per_item_ms: float) -> float:
 def memory() -> str:
     """Render memory, disk and dollars of the ways to hold so many items."""
     peers = {
-        row["system"]: row["bytes"] for part in _load("search")["parts"] for row in part["systems"]
+        row["system"]: row["bytes"] for part in load("search")["parts"] for row in part["systems"]
     }
     codes, clustered = bytes_an_item(), approximate_points()[-1][2]
     ways: list[tuple[str, float, float]] = [
@@ -141,8 +135,8 @@ def latency() -> str:
             [1 / _scan(n, one) for n in SIZES],
         ),
         (
-            f"exact scan, {_load('scale')['batch']} queries a call, one call a core",
-            [_ms(n * batch * _load("scale")["batch"]) for n in SIZES],
+            f"exact scan, {load('scale')['batch']} queries a call, one call a core",
+            [_ms(n * batch * load("scale")["batch"]) for n in SIZES],
             [CORES * share * 1e3 / (n * batch) for n in SIZES],
         ),
     ]
@@ -179,9 +173,9 @@ def latency() -> str:
             + " | ".join([*times, *(f"{r:,.1f}" for r in rates), *(f"{d:,.2f}" for d in dollars)])
             + " |"
         )
-    loads = [_load("scale")["machine"]["load_average"]]
+    loads = [load("scale")["machine"]["load_average"]]
     loads += [
-        corpus["machine"]["load_average"] for corpus in _load("approximate")["corpora"].values()
+        corpus["machine"]["load_average"] for corpus in load("approximate")["corpora"].values()
     ]
     note = (
         f"Measured on one core: {one * 1e6:.1f} ms a million items more for one query, "
@@ -191,7 +185,7 @@ def latency() -> str:
         + f" (`approximate.json`). Assumed: {CORES} such cores, each as well used as the second "
         f"was here ({share:.0%}), memory of {BANDWIDTH / 1e9:g} GB/s, ${CORE_DOLLARS:g} a core and "
         "month, always busy. The machine had other work "
-        f"(load {min(loads):g} to {max(loads):g} on {_load('scale')['machine']['cores']} cores), "
+        f"(load {min(loads):g} to {max(loads):g} on {load('scale')['machine']['cores']} cores), "
         "so all times are too long rather than too short."
     )
     return "\n".join([*lines, "", note])
@@ -199,8 +193,8 @@ def latency() -> str:
 
 def building() -> str:
     """Render the time to encode and to cluster."""
-    encode_us = _load("encoding")["us_a_row"]["pursuit, int8"]["cpu_us"]
-    corpora = _load("approximate")["corpora"].values()
+    encode_us = load("encoding")["us_a_row"]["pursuit, int8"]["cpu_us"]
+    corpora = load("approximate")["corpora"].values()
     made = [(c["items"], c["made"]["cpu_s"]) for c in corpora if c["made"]]
     cluster_us = max(made)[1] / max(made)[0] * 1e6
     lines = [

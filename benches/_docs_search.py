@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).resolve().parent / "results"
+from _results import load
+
 #: corpora of `approximate.json`, as the docs call them
 CORPORA = {
     "catalogue": "package descriptions",
@@ -19,10 +20,6 @@ CORPORA = {
 }
 #: shares of the exact top k in the table of depths
 DEPTH_TARGETS = (0.95, 0.99)
-
-
-def _load(name: str) -> Any:
-    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def _measured_on(results: dict[str, Any]) -> str:
@@ -37,7 +34,7 @@ def _measured_on(results: dict[str, Any]) -> str:
 
 def search() -> str:
     """Render latencies of dense search, ours and rivals', by rows and threads."""
-    results = _load("search")
+    results = load("search")
     parts = []
     for part in results["parts"]:
         ours = part["systems"][0]
@@ -68,7 +65,7 @@ SPARSE_RUNS = ("sparse_search", "sparse_search_avx512")
 
 def sparse_search() -> str:
     """Render exact sparse search: ours and the peers, both corpora, by CPU time, run by run."""
-    return "\n\n".join(_sparse_run(_load(name)) for name in SPARSE_RUNS)
+    return "\n\n".join(_sparse_run(load(name)) for name in SPARSE_RUNS)
 
 
 def _sparse_run(results: dict[str, Any]) -> str:
@@ -108,7 +105,7 @@ def sparse_search_work() -> str:
         "bytes of postings an item |",
         "|---:|---:|---:|---:|---:|",
     ]
-    for corpus in _load("sparse_search")["corpora"].values():
+    for corpus in load("sparse_search")["corpora"].values():
         ours = next(row for row in corpus["rows"] if row["k"] == 10)
         lines.append(
             f"| {corpus['items']:,} | {corpus['postings_a_query']:,.0f} | "
@@ -121,7 +118,7 @@ def sparse_search_work() -> str:
 
 def approximate() -> str:
     """Render every setting of ours and of faiss's, one table a corpus."""
-    results = _load("approximate")
+    results = load("approximate")
     parts = []
     for name, corpus in results["corpora"].items():
         machine = corpus["machine"]
@@ -152,7 +149,7 @@ def approximate_short() -> str:
         "| corpus | what is reached | our setting | ms alone | exact scan / this | IVF-PQ / this |",
         "|---|---|---|---:|---:|---:|",
     ]
-    for name, corpus in _load("approximate")["corpora"].items():
+    for name, corpus in load("approximate")["corpora"].items():
         ours = [row for row in corpus["rows"] if row["series"] == "ours, approximate"]
         exact = next(row for row in corpus["rows"] if row["series"] == "ours, exact")
         ivf = [row for row in corpus["rows"] if "IVF" in row["series"]]
@@ -194,7 +191,7 @@ def approximate_tuned() -> str:
         "| corpus | target | tuned with | setting | reached | kept on other queries |",
         "|---|---:|---|---|---:|---:|",
     ]
-    for name, corpus in _load("approximate")["corpora"].items():
+    for name, corpus in load("approximate")["corpora"].items():
         lines += [
             f"| {corpus['items']:,} {CORPORA[name]} | {row['target']:g} | {row['queries']} | "
             f"{row['clusters']} clusters, {row['rerank']} rows | {row['reached']:.4f} | "
@@ -210,7 +207,7 @@ def approximate_depth() -> str:
         "| items | clusters | target | clusters looked at | rows scored | of the exact 100 |",
         "|---:|---:|---:|---:|---:|---:|",
     ]
-    for corpus in _load("approximate")["corpora"].values():
+    for corpus in load("approximate")["corpora"].values():
         lines += [
             f"| {corpus['items']:,} | {corpus['clusters']:,} | {row['target']:g} | "
             f"{row['clusters']:,} | {row['rerank']:,} | {row['kept']:.4f} |"
@@ -222,7 +219,7 @@ def approximate_depth() -> str:
 
 def rescore() -> str:
     """Render codes alone, codes rescored, and HNSW: recall, memory, times."""
-    results = _load("rescore")
+    results = load("rescore")
     items, model = results["data"]["items"], results["model"]
     lines = [
         f"| searched | vectors | memory, MB | bytes an item | recall@{results['depth']} | ms a "
@@ -254,7 +251,7 @@ def rescore() -> str:
 
 def threads() -> str:
     """Render latencies of many threads searching while the file is replaced, all rounds."""
-    results = _load("threads")
+    results = load("threads")
     kinds: dict[tuple[int, int | None], list[dict[str, Any]]] = {}
     for row in results["rows"]:
         kinds.setdefault((row["callers"], row["threads"]), []).append(row)
@@ -282,7 +279,7 @@ def threads() -> str:
 
 def reconstructed() -> str:
     """Render the two ways to the weights of the reconstructed mode."""
-    results = _load("reconstructed")
+    results = load("reconstructed")
     machine = results["machine"]
     lines = [
         "| precision | queries | ms a query, W (W^T c) | ms a query, K c | W, MB | K, MB |",
@@ -303,7 +300,7 @@ def reconstructed() -> str:
 
 def scale() -> str:
     """Render the cost of exact search by the number of items."""
-    results = _load("scale")
+    results = load("scale")
     machine = results["machine"]
     lines = [
         f"| items | file, MB | ms, one query, one thread | all threads | ms a query of "
@@ -349,7 +346,7 @@ def _limited(limited: dict[str, Any], batch: int) -> str:
 
 def scale_picture() -> dict[str, list[tuple[int, float]]]:
     """Lines of the picture of scale: items and milliseconds."""
-    results = _load("scale")
+    results = load("scale")
     exponents = results["exponents"]
     lines = {
         f"{what}, one thread: n^{exponents[name]:.2f}": [
@@ -397,7 +394,7 @@ def draw_scale(path: Path) -> None:
 
 def latency_digest() -> str:
     """SHA-256 of what the picture of latency shows."""
-    corpora = _load("approximate")["corpora"]
+    corpora = load("approximate")["corpora"]
     shown = json.dumps([[name, corpus["rows"]] for name, corpus in corpora.items()])
     return hashlib.sha256(shown.encode()).hexdigest()
 
@@ -409,7 +406,7 @@ def draw_latency(path: Path) -> None:
 
     from sparse_retrieval.cli._picture import _LOOKS
 
-    results = _load("approximate")
+    results = load("approximate")
     style = {"svg.hashsalt": "sparse_retrieval", "svg.fonttype": "path", "font.size": 9}
     with matplotlib.rc_context(style):
         corpora = results["corpora"]

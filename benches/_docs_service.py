@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).resolve().parent / "results"
-
-
-def _load(name: str) -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-    return loaded
+from _results import load
 
 
 def _provenance(results: dict[str, Any]) -> str:
@@ -28,7 +21,7 @@ def _provenance(results: dict[str, Any]) -> str:
 
 def service_load() -> str:
     """Render latency and throughput without faults."""
-    results = _load("service")
+    results = load("service")
     lines = [
         "| asked by | queries a request | clients | queries a second | ms, median | ms, p99 |",
         "|---|---:|---:|---:|---:|---:|",
@@ -43,7 +36,7 @@ def service_load() -> str:
 
 def service_faults() -> str:
     """Render what faults did."""
-    results = _load("service")
+    results = load("service")
     lines = [
         "| fault | clients | answers | wrong | lost | 503 | ms, median | ms, p99 | ms, most |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
@@ -61,7 +54,7 @@ def service_faults() -> str:
 
 def sharded() -> str:
     """Render one index, its shards, and its shards while actors are killed."""
-    results = _load("sharded")
+    results = load("sharded")
     lines = [
         "| what | replicas | callers | queries a call | answers | wrong | failed | ms, median "
         "| ms, p99 |",

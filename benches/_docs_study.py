@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).resolve().parent / "results"
+from _results import load
+
 MEASURES = ("recall@1", "recall@10", "recall@100", "ndcg@10")
 #: what the table of the front holds: bytes an item at most, recall@100 at least
 FRONT_BYTES, FRONT_RECALL = 128, 0.8
@@ -31,11 +32,6 @@ LOOKS = (
     ("#9467BD", "p"),
     ("#E377C2", "h"),
 )
-
-
-def _load(name: str = "study") -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-    return loaded
 
 
 def _provenance(results: dict[str, Any]) -> str:
@@ -75,14 +71,14 @@ def sets() -> str:
     lines += [
         f"| {of['title']} | {of['items']:,} | {of['queries']:,} | {of['columns']} | "
         f"{of['origin']} | `{of['sha256'][:8]}` |"
-        for of in _load()["sets"].values()
+        for of in load("study")["sets"].values()
     ]
     return "\n".join(lines)
 
 
 def margins() -> str:
     """Render ours less the best rival of each size, on every set."""
-    results = _load()
+    results = load("study")
     lines = [
         "| set | bytes, at most | best rival | recall@1 | recall@10 | recall@100 | nDCG@10 |",
         "|---|---:|---|---:|---:|---:|---:|",
@@ -115,7 +111,7 @@ def margins() -> str:
 def _elsewhere(results: dict[str, Any]) -> list[str]:
     """Rivals that `recall_per_bytes.py` measured on the catalogue, where they are better still."""
     of = results["sets"].get("catalogue")
-    other = _load("recall_per_bytes")
+    other = load("recall_per_bytes")
     if of is None or other["data"]["items"] != of["items"]:
         return []
     by_name = {row["setting"]: row for row in of["rows"]}
@@ -145,6 +141,31 @@ def _elsewhere(results: dict[str, Any]) -> list[str]:
     ]
 
 
+def fresh() -> str:
+    """Render ours less the best rivals on queries that no default was chosen by."""
+    results = load("study_fresh")
+    lines = [
+        "| set | bytes, at most | rival | recall@100, ours | ours less rival, these queries | "
+        "the study's queries |",
+        "|---|---:|---|---:|---:|---:|",
+    ]
+    for of in results["sets"].values():
+        lines += [
+            f"| {of['title']} | {row['bytes']} | {row['rival']} | {_span(row['recall@100'])} | "
+            f"{_marked(row['margin'])} | {_marked(row['margin_of_study'])} |"
+            for row in of["margins"]
+        ]
+    machines = [of["machine"] for of in results["sets"].values()]
+    cpus = dict.fromkeys(machine["cpu"] for machine in machines)
+    dates = dict.fromkeys((machines[0]["date"], machines[-1]["date"]))
+    note = (
+        f"Ours: one seed, {results['rounds']} rounds; intervals of {results['confidence']:.0%} "
+        f"over queries. {' and '.join(cpus)}, {' to '.join(dates)}. "
+        f"Remade by `{results['command']}`."
+    )
+    return "\n".join([*lines, "", note])
+
+
 def _marked(summary: dict[str, float]) -> str:
     """Bold where ours is ahead beyond doubt, italic where it is behind beyond doubt."""
     text = _span(summary, sign=True)
@@ -157,7 +178,7 @@ def lost() -> str:
     """Render where a rival is ahead of ours: within the sizes, and among all settings."""
     lines = ["| set | where | rival | its recall@100 | ours | bytes, theirs / ours |"]
     lines.append("|---|---|---|---:|---:|---:|")
-    for of in _load()["sets"].values():
+    for of in load("study")["sets"].values():
         measured = [row for row in of["rows"] if "recall@100" in row]
         ours = [row for row in measured if row["family"] == "ours"]
         for row in of["margins"]:
@@ -237,7 +258,7 @@ def _table(of: dict[str, Any]) -> list[str]:
 
 def tables(name: str = "study") -> str:
     """Render every setting of every set."""
-    results = _load(name)
+    results = load(name)
     parts = []
     for of in results["sets"].values():
         head = f"**{of['title'].capitalize()}**, {of['items']:,} items of {of['columns']} numbers."
@@ -263,13 +284,13 @@ def front() -> str:
     From two result files, since not all systems were timed in one run: what each of them says of
     its load is printed beside.
     """
-    timed = {part["rows"]: part for part in _load("search")["parts"] if part["threads"] == 1}
+    timed = {part["rows"]: part for part in load("search")["parts"] if part["threads"] == 1}
     lines = [
         "| items | system | bytes an item | recall@100 | ms a query, alone | on the front |",
         "|---:|---|---:|---:|---:|---|",
     ]
     loads = []
-    for corpus in _load("approximate")["corpora"].values():
+    for corpus in load("approximate")["corpora"].values():
         rows = [
             (
                 f"{row['series']}, {row['setting']}",
@@ -308,7 +329,7 @@ def front() -> str:
 def picture_data() -> list[dict[str, Any]]:
     """Lines of every panel: of each family what nothing smaller of its own is as good as."""
     panels = []
-    for of in _load()["sets"].values():
+    for of in load("study")["sets"].values():
         families: dict[str, list[tuple[float, float, float, float]]] = {}
         for row in of["rows"]:  # by bytes
             if "recall@100" not in row or row["bytes"] > MOST_BYTES:
@@ -385,6 +406,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "study": tables,
     "study-quick": quick,
     "study-front": front,
+    "study-fresh": fresh,
 }
 
 #: pictures that are drawn here: of each name what it shows, as a digest, and who draws it

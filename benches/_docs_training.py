@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).resolve().parent / "results"
-
-
-def _load(name: str) -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-    return loaded
+from _results import load
 
 
 def _machine(results: dict[str, Any]) -> str:
@@ -34,7 +27,7 @@ def _data(results: dict[str, Any]) -> str:
 
 def training_step() -> str:
     """Render time and memory of a step against the reference formulation."""
-    results = _load("training_step")
+    results = load("training_step")
     steps = results["steps"]
     dense = steps["dense"]
     lines = [
@@ -71,7 +64,7 @@ def training_step() -> str:
 
 def training_gpu() -> str:
     """Render time and memory of a step on a GPU against the reference formulation."""
-    results = _load("training_gpu")
+    results = load("training_gpu")
     steps = results["steps"]
     lines = [
         "| step | ms, median | of the reference in the same precision | peak memory, GB |",
@@ -139,7 +132,7 @@ def ablation_verdict(gains: list[float], noise: float) -> str:
 
 def training_ablations() -> str:
     """Render each option changed alone: recall at the model's k, its spread over seeds."""
-    results = _load("training_ablations")
+    results = load("training_ablations")
     k, trials = str(results["model"]["k"]), results["trials"]
     noise = ablation_noise(results)
     lines = [
@@ -184,7 +177,7 @@ def training_ablations() -> str:
 
 def training_nested() -> str:
     """Render one model for every k against models for one k, each judged at every k."""
-    results = _load("training_ablations")
+    results = load("training_ablations")
     trials = results["trials"]
     ks = list(trials["plain"]["seeds"]["0"]["dense_recall"])
     shown = {"trained at k = 32": "plain", "trained at k = 8": "k = 8"}
@@ -201,7 +194,7 @@ def training_nested() -> str:
 
 def paper_figure() -> str:
     """Render the paper's figure as a table."""
-    results = _load("paper_figure")
+    results = load("paper_figure")
     ks = [point["bytes"] // 8 for point in results["principal axes, cut"]]
     lines = [
         f"| recall@{results['depth']} | "
@@ -233,7 +226,7 @@ def _series(results: dict[str, Any]) -> dict[str, list[tuple[int, float]]]:
 
 
 def _paper_picture() -> dict[str, Any]:
-    results = _load("paper_figure")
+    results = load("paper_figure")
     return {
         "points": [
             (series, f"{n_bytes} bytes", n_bytes, recall)
@@ -249,7 +242,7 @@ def _paper_picture() -> dict[str, Any]:
 
 def interactions() -> str:
     """Render item factors from interactions: compressed against full."""
-    results = _load("interactions")
+    results = load("interactions")
     data, rows = results["data"], results["rows"]
     names = ("ndcg@10", "ndcg@100", "recall@20", "recall@100")
     lines = [

@@ -27,16 +27,11 @@ import _docs_search
 import _docs_service
 import _docs_study
 import _docs_training
+from _results import load
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benches" / "results"
 IMAGES = ROOT / "docs" / "images"
 _BLOCK = re.compile(r"(<!-- begin: (?P<name>[\w-]+) -->\n).*?(<!-- end: (?P=name) -->)", re.DOTALL)
-
-
-def _load(name: str) -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-    return loaded
 
 
 def _provenance(results: dict[str, Any]) -> str:
@@ -54,7 +49,7 @@ def _provenance(results: dict[str, Any]) -> str:
 
 def recall_modes_short() -> str:
     """Render one line a mode, values in 8 bits, under the exact scan."""
-    results = _load("recall_modes")
+    results = load("recall_modes")
     exact = results["exact"]
     lines = [
         f"| stored | asked | bytes an item | recall@{results['depth']} | ms a query |",
@@ -73,7 +68,7 @@ def recall_modes_short() -> str:
 
 def recall_modes_full() -> str:
     """Render every mode at every width, with both ways of timing."""
-    results = _load("recall_modes")
+    results = load("recall_modes")
     exact = results["exact"]
     lines = [
         f"| asked | value bits | bytes an item | of float32 | recall@{results['depth']} | "
@@ -93,7 +88,7 @@ def recall_modes_full() -> str:
 
 def recall_curve() -> str:
     """Render the points of the picture."""
-    results = _load("recall_modes")
+    results = load("recall_modes")
     lines = [
         f"| stored | setting | bytes an item | recall@{results['depth']} |",
         "|---|---|---:|---:|",
@@ -112,7 +107,7 @@ def _per_bytes_rows(*prefixes: str) -> list[dict[str, Any]]:
     Rivals that were stopped for slowness have no recall and are left out: see `_stopped`.
     """
     by_setting: dict[str, list[dict[str, Any]]] = {}
-    for name, part in _load("recall_per_bytes")["parts"].items():
+    for name, part in load("recall_per_bytes")["parts"].items():
         if name.startswith(prefixes):
             for row in part["rows"]:
                 if row["recall"] is not None:
@@ -146,7 +141,7 @@ def _stopped() -> list[str]:
     """Settings of rivals that were stopped before they had an answer: when, beside what else."""
     return [
         f"{row['setting']} (stopped after {row['seconds']:.0f} s at load {part['load_average']:g})"
-        for part in _load("recall_per_bytes")["parts"].values()
+        for part in load("recall_per_bytes")["parts"].values()
         for row in part["rows"]
         if row["recall"] is None
     ]
@@ -154,7 +149,7 @@ def _stopped() -> list[str]:
 
 def _unmeasured(kind: str) -> str:
     """A sentence on the parts of a kind that the benchmark has and the result file lacks."""
-    results = _load("recall_per_bytes")
+    results = load("recall_per_bytes")
     names = [name for name in results[kind] if name not in results["parts"]]
     return f" Not measured yet: {', '.join(names)}." if names else ""
 
@@ -169,7 +164,7 @@ def _per_bytes_table(rows: list[dict[str, Any]]) -> str:
 
 
 def _per_bytes_note() -> str:
-    results = _load("recall_per_bytes")
+    results = load("recall_per_bytes")
     machine, data = results["machine"], results["data"]
     loads = [part["load_average"] for part in results["parts"].values()]
     stopped = _stopped()
@@ -268,7 +263,7 @@ def per_bytes_learning() -> str:
 
 def encoding() -> str:
     """Render the speed of encoding."""
-    results = _load("encoding")
+    results = load("encoding")
     runs = results["us_a_row"]
     projection = runs["numpy x @ W.T"]["cpu_us"]
     lines = ["| one core | us a row, CPU | of numpy's projection |", "|---|---:|---:|"]
@@ -339,7 +334,7 @@ def rendered(text: str) -> str:
 
 
 def _modes_picture() -> dict[str, Any]:
-    results = _load("recall_modes")
+    results = load("recall_modes")
     points = [
         (p["series"], p["setting"], p["bytes_per_item"], p["recall"]) for p in results["curve"]
     ]
@@ -354,7 +349,7 @@ def _modes_picture() -> dict[str, Any]:
 
 def _rivals_picture() -> dict[str, Any]:
     """Ours and the families of rivals; of each, what nothing smaller of its own is as good as."""
-    results = _load("recall_per_bytes")
+    results = load("recall_per_bytes")
     families = {"ours": _our_rows()}
     families |= {name: _per_bytes_rows(*begin) for name, begin in _RIVALS.items()}
     points = []

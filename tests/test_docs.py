@@ -15,6 +15,7 @@ import pytest
 
 import _docs_training
 import sparse_retrieval as sr
+from _results import load
 from sparse_retrieval.cli import _errors
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -108,7 +109,7 @@ def test_a_gain_is_told_from_what_changes_with_the_seed() -> None:
 
 
 def test_a_default_of_training_is_what_gained_beyond_the_spread(render_docs: ModuleType) -> None:
-    results = render_docs._load("training_ablations")
+    results = load("training_ablations")
     noise = _docs_training.ablation_noise(results)
     gains = _docs_training._gains(results, results["trials"]["cooldown"])
     assert _docs_training.ablation_verdict(gains, noise) == "gains"
@@ -117,7 +118,7 @@ def test_a_default_of_training_is_what_gained_beyond_the_spread(render_docs: Mod
 
 
 def test_the_result_file_has_the_order_that_theory_gives(render_docs: ModuleType) -> None:
-    results = render_docs._load("recall_modes")
+    results = load("recall_modes")
     recall = {(row["mode"], row["value_bits"]): row["recall"] for row in results["modes"]}
     for bits in (32, 16, 8):
         assert recall["dense", bits] > recall["reconstructed", bits] > recall["sparse", bits]

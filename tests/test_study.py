@@ -6,6 +6,7 @@ import functools
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 import _docs_scale
+import remake
 import sparse_retrieval as sr
 from study import (
     datasets,
@@ -351,6 +353,58 @@ def test_the_quick_study_gives_the_figures_that_are_kept(tmp_path: Path) -> None
     assert "14 settings compared, 0 figures differ" in again.stdout, again.stdout + again.stderr
     assert "bytes" not in again.stdout
     assert "B  load" not in again.stdout
+
+
+def test_rows_held_out_by_one_draw_are_items_of_the_other() -> None:
+    rows = np.random.default_rng(3).standard_normal((150, 4)).astype(np.float32)
+    first, second = (datasets.split(datasets.Source(rows), 20, draw) for draw in (0, 1))
+    for draw in (first, second):
+        assert (len(draw.queries), len(draw.items)) == (20, 130)
+    asked = [{row.tobytes() for row in draw.queries} for draw in (first, second)]
+    assert not asked[0] & asked[1]
+    assert asked[0] <= {row.tobytes() for row in second.items}
+    assert datasets.folder_of("set", Path("kept"), 1) != datasets.folder_of("set", Path("kept"))
+
+
+def test_everything_that_the_page_of_benchmarks_quotes_is_remade_by_one_command() -> None:
+    page = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    quoted = set(re.findall(r"[Rr]emade by `([^`]+)`", page))
+    remade = {
+        " ".join(part for part in args if "study" in part or part.endswith(".py"))
+        for args in remake.RUNS.values()
+    }
+    for command in quoted:
+        script = next((part for part in command.split() if part.endswith(".py")), None)
+        if script is None:
+            target = command.split()[1].replace("study-sets", "study")
+            assert target in remake.RUNS, command
+        else:
+            assert script in remade, command
+
+
+def test_a_benchmark_that_fails_is_named_and_the_others_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / remake.CATALOGUE).touch()
+    monkeypatch.setattr(
+        remake,
+        "RUNS",
+        {
+            "bad": ("-c", "raise SystemExit(3)"),
+            "good": ("-c", "import sys; print('asked of', sys.argv[1])", "{data}/{cache}"),
+        },
+    )
+    monkeypatch.setattr(sys, "argv", ["remake", "--data", str(tmp_path), "--cache", "/kept"])
+    assert remake.main() == 1
+    out, err = capfd.readouterr()
+    assert f"asked of {tmp_path}//kept" in out
+    assert re.search(r"good: \d+ s, exit code 0", out)
+    assert err == "remake: failed: bad\n"
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--list", "--only", "good"])
+    assert remake.main() == 0
+    out, err = capfd.readouterr()
+    assert out.count("remake: ") == 1
+    assert "asked of /" not in out
 
 
 def test_the_model_of_scale_is_a_line_through_the_largest_sizes() -> None:

@@ -217,12 +217,16 @@ DATA_SETS = {
 }
 
 
-def split(source: Source, n_queries: int) -> Split:
-    """Hold out rows drawn with seed 0, and find the truth of them."""
+def split(source: Source, n_queries: int, draw: int = 0) -> Split:
+    """Hold out rows drawn with seed 0, and find the truth of them.
+
+    Rows held out by one ``draw`` are items of every other.
+    """
     norms = np.linalg.norm(source.rows, axis=1, keepdims=True)
     kept = np.flatnonzero(norms[:, 0] > 0)
     rows = (source.rows[kept] / norms[kept]).astype(np.float32)
     order = np.random.default_rng(0).permutation(len(rows))
+    order = np.roll(order, -draw * n_queries)
     asked, stored = np.sort(order[:n_queries]), np.sort(order[n_queries:])
     truth = exact_top_k(rows[stored], rows[asked], DEPTH).ids
     labels = None if source.labels is None else source.labels[kept]
@@ -235,11 +239,16 @@ def split(source: Source, n_queries: int) -> Split:
     )
 
 
-def prepared(name: str, data: Path, cache: Path) -> Split:
+def folder_of(name: str, cache: Path, draw: int = 0) -> Path:
+    """Where the study keeps what it makes of a draw of a set."""
+    return cache / (f"{name}-{draw}" if draw else name)
+
+
+def prepared(name: str, data: Path, cache: Path, draw: int = 0) -> Split:
     """The split of a set, kept in the study's folder between runs and processes."""
-    folder = cache / name
+    folder = folder_of(name, cache, draw)
     if not (folder / "truth.npy").is_file():
-        made = split(DATA_SETS[name].load(data, cache), DATA_SETS[name].queries)
+        made = split(DATA_SETS[name].load(data, cache), DATA_SETS[name].queries, draw)
         folder.mkdir(parents=True, exist_ok=True)
         parts: dict[str, Any] = vars(made)
         for part in ("items", "queries", "item_labels", "query_labels", "truth"):  # truth last

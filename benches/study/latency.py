@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from sparse_retrieval._files import replacing
-from study import datasets
 from study.run import Plan, kept_path, settings
 
 ROUNDS, ALONE = 8, 25
@@ -26,12 +25,12 @@ ROUNDS, ALONE = 8, 25
 
 def measure(plan: Plan, name: str, threads: int) -> list[dict[str, Any]]:
     """Build everything that answered before, then ask in turn."""
-    parts = datasets.prepared(name, plan.data, plan.cache)
+    parts = plan.split(name)
     systems = {}
     for setting in settings(plan, name):
         path = kept_path(plan, name, setting)
         if setting.timed and path.is_file() and path.with_suffix(".npy").is_file():
-            systems[setting.name] = setting.build(parts.items, plan.cache / name)
+            systems[setting.name] = setting.build(parts.items, plan.folder(name))
     alone: dict[str, list[float]] = {of: [] for of in systems}
     batch: dict[str, list[float]] = {of: [] for of in systems}
     for number in range(ROUNDS):
@@ -62,7 +61,7 @@ def _work(plan: Plan, name: str, threads: int, answers: Any) -> None:
 
 def run(plan: Plan, name: str) -> None:
     """Measure a data set unless it has been, and keep the figures in the study's folder."""
-    path = plan.cache / name / "latency.json"
+    path = plan.folder(name) / "latency.json"
     if path.is_file():
         return
     by_name: dict[str, dict[str, Any]] = {}

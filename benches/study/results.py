@@ -61,12 +61,12 @@ def assembled(plan: Plan, command: str, before: dict[str, Any] | None = None) ->
 
 
 def _begun(plan: Plan, name: str) -> bool:
-    return (plan.cache / name / "answers").is_dir()
+    return (plan.folder(name) / "answers").is_dir()
 
 
 def of_set(plan: Plan, name: str, before: dict[str, Any] | None = None) -> dict[str, Any]:
     """One data set: its settings with all measures, and ours against the best at each size."""
-    parts = datasets.prepared(name, plan.data, plan.cache)
+    parts = plan.split(name)
     known = datasets.DATA_SETS[name]
     sha256 = datasets.digest(parts)
     if before is not None and before["sha256"] != sha256:
@@ -77,7 +77,7 @@ def of_set(plan: Plan, name: str, before: dict[str, Any] | None = None) -> dict[
     rows: dict[str, dict[str, Any]] = {}
     found: dict[str, dict[str, list[PerQuery]]] = {}
     missing: dict[str, int] = {}  # settings of each family that have not been run
-    for setting in settings(dataclasses.replace(plan, only=()), name):
+    for setting in settings(dataclasses.replace(plan, only=(), named=()), name):
         path = kept_path(plan, name, setting)
         row = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         if (not row or "stopped_s" in row) and setting.name in earlier:
@@ -119,7 +119,7 @@ def of_set(plan: Plan, name: str, before: dict[str, Any] | None = None) -> dict[
         "rows": sorted(rows.values(), key=lambda row: (row.get("bytes", np.inf), row["setting"])),
         "margins": margins(rows, tables, 2.0 * parts.items.shape[1]),
         "missing": missing,
-        "latency": _latency(plan.cache / name / "latency.json") or _still(before, rows),
+        "latency": _latency(plan.folder(name) / "latency.json") or _still(before, rows),
     }
 
 

@@ -47,6 +47,10 @@ class Plan:
         Fewer rivals.
     only : tuple of str
         Families to run; empty for all.
+    named : tuple of str
+        Settings to run, of these families; empty for all.
+    draw : int
+        Which rows are held out.
     """
 
     data: Path
@@ -56,27 +60,42 @@ class Plan:
     limit_s: float
     quick: bool = False
     only: tuple[str, ...] = ()
+    named: tuple[str, ...] = ()
+    draw: int = 0
+
+    def split(self, name: str) -> datasets.Split:
+        """Items, queries and truth of a set."""
+        return datasets.prepared(name, self.data, self.cache, self.draw)
+
+    def folder(self, name: str) -> Path:
+        """What is kept of a set."""
+        return datasets.folder_of(name, self.cache, self.draw)
 
 
 def settings(plan: Plan, name: str) -> list[Setting]:
     """All settings of a data set, ours first."""
-    parts = datasets.prepared(name, plan.data, plan.cache)
+    parts = plan.split(name)
     made = ours.settings(plan.seeds, quick=plan.quick)
     made += rivals.settings(parts.items.shape[1], len(parts.items), quick=plan.quick)
     made += [] if plan.quick else sparse.settings()
-    return [setting for setting in made if not plan.only or setting.family in plan.only]
+    return [
+        setting
+        for setting in made
+        if (not plan.only or setting.family in plan.only)
+        and (not plan.named or setting.name in plan.named)
+    ]
 
 
 def kept_path(plan: Plan, name: str, setting: Setting) -> Path:
     """Where the answer of a setting is kept."""
     safe = "".join(c if c.isalnum() else "-" for c in setting.key)
-    return plan.cache / name / "answers" / f"{safe}.json"
+    return plan.folder(name) / "answers" / f"{safe}.json"
 
 
 def answer(plan: Plan, name: str, setting: Setting, parts: datasets.Split) -> dict[str, Any]:
     """Build one setting and ask it all queries."""
     begun = time.perf_counter()
-    system = setting.build(parts.items, plan.cache / name)
+    system = setting.build(parts.items, plan.folder(name))
     built_s = time.perf_counter() - begun
     found = system.search(parts.queries, threads_to_build())
     path = kept_path(plan, name, setting)
@@ -101,7 +120,7 @@ def answer(plan: Plan, name: str, setting: Setting, parts: datasets.Split) -> di
 
 def _work(plan: Plan, name: str, keys: Sequence[str], answers: Any) -> None:
     by_key = {setting.key: setting for setting in settings(plan, name)}
-    parts = datasets.prepared(name, plan.data, plan.cache)
+    parts = plan.split(name)
     for key in keys:
         answers.put((key, answer(plan, name, by_key[key], parts)))
 
