@@ -183,11 +183,17 @@ impl Vectors {
 #[inline(always)]
 pub(super) fn route(centroids: &[i8], query: &[i16], out: &mut [i32]) {
     for (centroid, out) in centroids.chunks_exact(query.len().max(1)).zip(out) {
-        // no sum overflows by the caller's promise; wrapping keeps the loop free of checks
-        *out = centroid.iter().zip(query).fold(0i32, |sum, (&c, &q)| {
-            sum.wrapping_add(i32::from(c).wrapping_mul(i32::from(q)))
-        });
+        *out = sum_of_products(0, centroid, query);
     }
+}
+
+/// `sum` and the products of levels and query, as far as the shorter goes.
+#[inline(always)]
+pub(super) fn sum_of_products(sum: i32, levels: &[i8], query: &[i16]) -> i32 {
+    // no sum overflows by the caller's promise; wrapping keeps the loop free of checks
+    levels.iter().zip(query).fold(sum, |sum, (&level, &q)| {
+        sum.wrapping_add(i32::from(level).wrapping_mul(i32::from(q)))
+    })
 }
 
 pub(super) fn sketch_sums(

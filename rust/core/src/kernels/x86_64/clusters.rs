@@ -32,7 +32,6 @@ macro_rules! recompiled {
     };
 }
 
-recompiled!(route, route_avx2, route_avx512, (centroids: &[i8], query: &[i16], out: &mut [i32]));
 recompiled!(
     best_of_tile,
     best_of_tile_avx2,
@@ -51,6 +50,79 @@ recompiled!(
     nearest_levels_avx512,
     (x: &[f32], book: &[f32], width: usize, codes: &mut [u8])
 );
+
+/// [`Kernels::route`](crate::kernels::Kernels::route). The plain loop compiled again takes half of
+/// each register.
+///
+/// # Safety
+/// The CPU has AVX2. (Lengths that do not fit each other leave centroids out.)
+#[target_feature(enable = "avx2")]
+pub unsafe fn route_avx2(centroids: &[i8], query: &[i16], out: &mut [i32]) {
+    const WIDE: usize = 16;
+    for (centroid, out) in centroids.chunks_exact(query.len().max(1)).zip(out) {
+        let [mut even, mut odd] = [_mm256_setzero_si256(); 2];
+        let (mut levels, mut query) = (
+            centroid.chunks_exact(2 * WIDE),
+            query.chunks_exact(2 * WIDE),
+        );
+        for (levels, query) in levels.by_ref().zip(query.by_ref()) {
+            // SAFETY: there are 32 levels and 64 bytes of the query; loadu needs no alignment.
+            let (levels, query): ([_; 2], [_; 2]) = unsafe {
+                let (levels, query) = (levels.as_ptr(), query.as_ptr());
+                (
+                    [0, WIDE].map(|i| _mm_loadu_si128(levels.add(i).cast())),
+                    [0, WIDE].map(|i| _mm256_loadu_si256(query.add(i).cast())),
+                )
+            };
+            let products = |i: usize| _mm256_madd_epi16(_mm256_cvtepi8_epi16(levels[i]), query[i]);
+            even = _mm256_add_epi32(even, products(0));
+            odd = _mm256_add_epi32(odd, products(1));
+        }
+        let sums = _mm256_add_epi32(even, odd);
+        let sums = _mm_add_epi32(
+            _mm256_castsi256_si128(sums),
+            _mm256_extracti128_si256::<1>(sums),
+        );
+        let sums = _mm_add_epi32(sums, _mm_shuffle_epi32::<0b00_00_11_10>(sums));
+        let sums = _mm_add_epi32(sums, _mm_shuffle_epi32::<0b00_00_00_01>(sums));
+        *out = plain::sum_of_products(
+            _mm_cvtsi128_si32(sums),
+            levels.remainder(),
+            query.remainder(),
+        );
+    }
+}
+
+/// [`Kernels::route`](crate::kernels::Kernels::route).
+///
+/// # Safety
+/// The CPU has AVX-512 F, VL, BW and DQ. (Lengths that do not fit each other leave centroids out.)
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq")]
+pub unsafe fn route_avx512(centroids: &[i8], query: &[i16], out: &mut [i32]) {
+    const WIDE: usize = 32;
+    for (centroid, out) in centroids.chunks_exact(query.len().max(1)).zip(out) {
+        let [mut even, mut odd] = [_mm512_setzero_si512(); 2];
+        let (mut levels, mut query) = (
+            centroid.chunks_exact(2 * WIDE),
+            query.chunks_exact(2 * WIDE),
+        );
+        for (levels, query) in levels.by_ref().zip(query.by_ref()) {
+            // SAFETY: there are 64 levels and 128 bytes of the query; loadu needs no alignment.
+            let (levels, query): ([_; 2], [_; 2]) = unsafe {
+                let (levels, query) = (levels.as_ptr(), query.as_ptr());
+                (
+                    [0, WIDE].map(|i| _mm256_loadu_si256(levels.add(i).cast())),
+                    [0, WIDE].map(|i| _mm512_loadu_si512(query.add(i).cast())),
+                )
+            };
+            let products = |i: usize| _mm512_madd_epi16(_mm512_cvtepi8_epi16(levels[i]), query[i]);
+            even = _mm512_add_epi32(even, products(0));
+            odd = _mm512_add_epi32(odd, products(1));
+        }
+        let sum = _mm512_reduce_add_epi32(_mm512_add_epi32(even, odd));
+        *out = plain::sum_of_products(sum, levels.remainder(), query.remainder());
+    }
+}
 
 /// [`Kernels::sketch_sums`](crate::kernels::Kernels::sketch_sums).
 ///
