@@ -151,6 +151,12 @@ def test_a_run_adds_to_the_result_and_keeps_what_it_did_not_measure(
     (margin,) = made["sets"]["set"]["margins"][:1]
     assert margin["paired"] is False
     assert margin["recall@100"]["mean"] == pytest.approx(0.5 + 0.1 - 0.6 - 0.1, abs=0.11)
+    # where neither was measured anew, what was compared query by query stays as it was
+    third = run.Plan(tmp_path, tmp_path / "third", ("set",), (0,), 1.0, only=("else",))
+    datasets.prepared("set", tmp_path, third.cache)
+    (third.folder("set") / "answers").mkdir()
+    made = results.assembled(third, "third", json.loads(json.dumps(before)))
+    assert made["sets"]["set"]["margins"] == before["sets"]["set"]["margins"]
     # rows that are others than before have nothing to keep
     before["sets"]["set"]["sha256"] = "another"
     made = results.assembled(second, "third", before)

@@ -2,15 +2,18 @@
 
 A run adds to the file: sets that were not run, and settings of which the study's folder has no
 answer, stay as they are in it, as long as the rows of the set are the same to the last bit. What
-is compared query by query needs both answers; with one that is in the file alone, the interval is
-that of two independent means, which is wider, and says so (``paired``).
+is compared query by query needs both answers, now or when both were measured for the file; with
+one that is in the file alone, the interval is that of two independent means, which is wider, and
+says so (``paired``).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -117,14 +120,28 @@ def of_set(plan: Plan, name: str, before: dict[str, Any] | None = None) -> dict[
         "sha256": sha256,
         "exact": exact,
         "rows": sorted(rows.values(), key=lambda row: (row.get("bytes", np.inf), row["setting"])),
-        "margins": margins(rows, tables, 2.0 * parts.items.shape[1]),
+        "margins": margins(rows, tables, 2.0 * parts.items.shape[1], _compared(before, found)),
         "missing": missing,
         "latency": _latency(plan.folder(name) / "latency.json") or _still(before, rows),
     }
 
 
+def _compared(
+    before: dict[str, Any] | None, found: dict[str, Any]
+) -> dict[tuple[str, str], dict[str, Any]]:
+    """Paired comparisons of before, by the two settings, neither of which was measured anew."""
+    return {
+        (row["ours"], row["rival"]): row
+        for row in (before["margins"] if before is not None else ())
+        if row["paired"] and row["ours"] not in found and row["rival"] not in found
+    }
+
+
 def margins(
-    rows: dict[str, dict[str, Any]], tables: dict[str, dict[str, PerQuery]], vector_bytes: float
+    rows: dict[str, dict[str, Any]],
+    tables: dict[str, dict[str, PerQuery]],
+    vector_bytes: float,
+    compared: Mapping[tuple[str, str], dict[str, Any]] = MappingProxyType({}),
 ) -> list[dict[str, Any]]:
     """Ours less the best rival within each size, paired by query, with intervals.
 
@@ -152,12 +169,14 @@ def margins(
         names = best["setting"], rival["setting"]
         others = [row for row in within if row not in compressing and row["family"] != "ours"]
         larger = max(others, key=recall, default=best)
-        paired = all(name in tables for name in names)
+        paired = all(name in tables for name in names) or names in compared
         row = {"bytes": budget, "ours": names[0], "rival": names[1], "paired": paired}
         if recall(larger) > recall(best):
             row["larger"] = larger["setting"]
         for measure in ("recall@1", "recall@10", "recall@100", "ndcg@10"):
-            if paired:
+            if names in compared:
+                row[measure] = compared[names][measure]
+            elif paired:
                 apart = tables[names[0]][measure] - tables[names[1]][measure]
                 row[measure] = measures.summary(apart)
             else:
