@@ -1,4 +1,4 @@
-# Every command of the workshop; CI calls `make test` and nothing else.
+# Every command of the workshop; `.ci/run` calls `make test` and nothing else.
 # Needs Python >= 3.10 and, to build, a Rust toolchain. All else goes into .venv.
 
 PYTHON ?= python3

@@ -124,6 +124,14 @@ def test_npy_in_and_out_gives_the_same(client, path):
     np.testing.assert_array_equal(records["score"], found.scores)
 
 
+def test_npy_refuses_parameters_that_it_would_ignore(client):
+    body = io.BytesIO()
+    np.save(body, QUERIES)
+    refused = client.post("/search.npy?k=3&filter=5&exclude=1", content=body.getvalue())
+    assert refused.status_code == 422
+    assert "has exclude, filter; expected k, mode" in refused.json()["detail"]
+
+
 def test_ids_that_are_strings_and_names_come_back(tmp_path):
     make(tmp_path / "s.sridx", strings=True)
     with TestClient(create_app(ServiceConfig(str(tmp_path / "s.sridx"), watch_s=0))) as client:

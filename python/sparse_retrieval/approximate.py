@@ -39,7 +39,8 @@ class Approximate:
         of its items as clusters. More are visited only where these hold fewer than k items, or,
         under a filter or exclusions, fewer than ``rerank`` items that may be returned.
     rerank : int, default 1000
-        Rows that are scored exactly, the best by their sketches; at least k.
+        Rows that are scored by their codes, the best by their sketches; at least k. Where they
+        are many more than k, with 8-bit weights first, and ``k + max(k / 4, 16)`` of them exactly.
 
     Notes
     -----

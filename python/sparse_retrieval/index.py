@@ -579,9 +579,10 @@ class SparseIndex(Changes):
             ``(scores, ids)``: float32 and int64 (object where ids are strings), (nq, k) or (k,),
             best first, equal scores by lower position. Where fewer than k items may be returned:
             -inf and -1 (None for strings). A score beyond
-            float32 is returned as infinity. Under "cosine" a zero query or item scores 0, and an
-            item whose norm is below 3e-39 scores less than its cosine, in absolute value: the
-            inverse of such a norm is beyond float32, in which scales are stored.
+            float32 is returned as infinity. Under "cosine" a zero query scores 0, a zero item 0 or,
+            where the dictionary has a mean, as the mean does; and an item whose norm is below
+            3e-39 scores less than its cosine, in absolute value: the inverse of such a norm is
+            beyond float32, in which scales are stored.
 
         Raises
         ------

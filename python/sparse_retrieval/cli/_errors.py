@@ -34,7 +34,7 @@ BROKEN_PIPE = 141  # 128 + SIGPIPE
 EPILOG = (
     "Exit codes: 0 done; 1 failed (a file is missing, damaged or cannot be written, a library "
     "is missing); 2 asked wrongly (an unknown option, or arguments and data that do not fit "
-    "together); 130 interrupted."
+    "together); 130 interrupted; 141 whoever read the output went away."
 )
 
 

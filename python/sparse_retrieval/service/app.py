@@ -224,6 +224,7 @@ def _add_search(app: FastAPI, service: Service) -> None:
     ) -> Response:
         body = await request.body()
         try:
+            _check_known(request, ("k", "mode", "k_row", "approximate"))
             queries = _finite(npy.read(body))
             options = _options(mode, k_row, approximate)
             found, version = await service.answer(Search(queries, k, options))
@@ -367,6 +368,16 @@ def _parsed(body: bytes, dim: int) -> Search:
 
 def _options(mode: Mode | None, k_row: int | None, approximate: Any) -> dict[str, Any]:
     return {"mode": mode, "k_row": k_row, "approximate": approximate or None}
+
+
+def _check_known(request: Request, names: tuple[str, ...]) -> None:
+    """Refuse parameters that would be ignored: a filter that does nothing returns too much."""
+    unknown = sorted(set(request.query_params) - set(names))
+    if unknown:
+        raise ValueError(
+            f"the query string has {', '.join(unknown)}; expected {', '.join(names)} "
+            "(filter and exclude are taken by POST /search)"
+        )
 
 
 def _finite(rows: Any) -> Any:
