@@ -155,8 +155,20 @@ def test_a_run_adds_to_the_result_and_keeps_what_it_did_not_measure(
     third = run.Plan(tmp_path, tmp_path / "third", ("set",), (0,), 1.0, only=("else",))
     datasets.prepared("set", tmp_path, third.cache)
     (third.folder("set") / "answers").mkdir()
+    slow = {"family": "rival", "setting": "slow", "seed": 0, "stopped_s": 9, "load_average": 1.0}
+    before["sets"]["set"]["rows"].append(slow)
+    both = [own, rival, Setting("rival", "slow", _no_build)]
+    monkeypatch.setattr(results, "settings", lambda plan, name: both)
     made = results.assembled(third, "third", json.loads(json.dumps(before)))
     assert made["sets"]["set"]["margins"] == before["sets"]["set"]["margins"]
+    assert {row["setting"]: row.get("stopped_s") for row in made["sets"]["set"]["rows"]} == {
+        "ours": None,
+        "rival": None,
+        "slow": 9,
+    }
+    assert made["sets"]["set"]["missing"] == {}
+    before["sets"]["set"]["rows"].remove(slow)
+    monkeypatch.setattr(results, "settings", lambda plan, name: both[:2])
     # rows that are others than before have nothing to keep
     before["sets"]["set"]["sha256"] = "another"
     made = results.assembled(second, "third", before)

@@ -22,10 +22,18 @@ def as_numbers(x: Any, name: str) -> npt.NDArray[Any]:
     Raises
     ------
     TypeError
-        For object, string, complex and other dtypes that are not real numbers.
+        For object, string, complex and other dtypes that are not real numbers, and for scipy's
+        sparse matrices.
     ValueError
-        For ragged nested sequences.
+        For ragged nested sequences, and masked arrays that mask anything.
     """
+    if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
+        raise ValueError(
+            f"{name} is a masked array that masks {x.size - x.count()} of {x.size} numbers; "
+            "expected all of them: fill or leave out what is masked"
+        )
+    if type(x).__module__.startswith("scipy.sparse"):
+        raise TypeError(f"{name} is a sparse matrix of scipy; expected dense numbers")
     if type(x).__module__.partition(".")[0] == "torch":
         x = x.detach().cpu()
         if x.dtype.is_floating_point and x.element_size() == 2:
@@ -110,6 +118,41 @@ def check_finite(rows: npt.NDArray[np.floating[Any]], name: str, *, step: int = 
         f"{name} row {row * step} holds {rows[row, column]} in column {column}; "
         "expected finite numbers within float32"
     )
+
+
+def as_real(
+    value: Any, name: str, *, least: float = -np.inf, most: float = np.inf, above: bool = False
+) -> float:
+    """A finite number within bounds; with ``above`` it is not ``least`` itself.
+
+    Raises
+    ------
+    TypeError
+        If it is not a real number.
+    ValueError
+        If it is not finite, or out of bounds.
+    """
+    if isinstance(value, (bool, np.bool_)) or not isinstance(
+        value, (int, float, np.integer, np.floating)
+    ):
+        raise TypeError(f"{name} is {value!r}; expected a number")
+    number = float(value)
+    if not (np.isfinite(number) and least <= number <= most) or (above and number == least):
+        bounds = "" if np.isinf(least) else f", {'above' if above else 'at least'} {least:g}"
+        bounds += "" if np.isinf(most) else f" and at most {most:g}"
+        raise ValueError(f"{name} is {number}; expected a finite number{bounds}")
+    return number
+
+
+def as_threads(threads: Any) -> int | None:
+    """A number of threads from 1 to 1,024, or None for as many as there are.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`as_count`.
+    """
+    return None if threads is None else as_count(threads, "threads", most=1024)
 
 
 def as_count(value: Any, name: str, *, least: int = 1, most: int = 2**31 - 1) -> int:

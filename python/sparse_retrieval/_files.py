@@ -38,10 +38,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     os.close(handle)
     temporary = Path(name)
     try:
+        yield temporary
+        # mkstemp's 0600 would outlive the rename, and so would that of a writer that made the file
+        # anew, as safetensors does
         umask = os.umask(0)
         os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp's 0600 would outlive the rename
-        yield temporary
+        temporary.chmod(0o666 & ~umask)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(target)
@@ -54,6 +56,26 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def read_lines(path: str | os.PathLike[str]) -> list[str]:
+    """The lines of a UTF-8 text file, which end with a line feed alone, or with one after CR.
+
+    What Unicode calls a line separator may stand in a line: whoever numbers lines by ``wc`` or an
+    editor does not count it.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    UnicodeDecodeError
+        If it is not UTF-8; a byte order mark at its head is left out.
+    """
+    text = Path(path).read_bytes().decode("utf-8-sig")
+    lines = text.split("\n")
+    if not lines[-1]:
+        lines.pop()
+    return [line.removesuffix("\r") for line in lines]
 
 
 def write_head(path: Path, head: dict[str, Any]) -> None:

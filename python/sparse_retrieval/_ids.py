@@ -44,14 +44,37 @@ def as_ids(ids: Any, what: str = "ids") -> npt.NDArray[np.int64] | list[str]:
     return _as_integers(ids, what)
 
 
+def as_unique_ids(ids: Any, n: int) -> npt.NDArray[np.int64] | list[str]:
+    """Ids as :func:`as_ids` gives them: one for each of n items, and none twice.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`as_ids`; also if there are more or fewer, or one is there twice.
+    """
+    known = as_ids(ids)
+    if len(known) != n:
+        raise ValueError(f"{len(known)} ids for {n} items; expected one each")
+    listed = np.array(known, dtype=object) if isinstance(known, list) else known
+    _, first, counts = np.unique(listed, return_index=True, return_counts=True)
+    if len(first) < n:
+        at = int(first[counts > 1].min())
+        item = known[at] if isinstance(known, list) else int(known[at])
+        raise ValueError(f"id {item!r} is given to more than one item; ids are unique")
+    return known
+
+
 def is_text(ids: Any) -> bool:
     """True for what may hold strings: lists with one, and arrays and columns (pandas, pyarrow)."""
     if isinstance(ids, (list, tuple)):
         return any(isinstance(item, str) for item in ids)
     if isinstance(ids, np.ndarray):
         return ids.dtype.kind in "UOT"
-    kind = str(getattr(ids, "dtype", getattr(ids, "type", "")))
-    return kind in ("object", "str") or "string" in kind
+    dtype = getattr(ids, "dtype", getattr(ids, "type", ""))
+    if hasattr(dtype, "categories"):  # of pandas: what it repeats says what it holds
+        return is_text(np.asarray(dtype.categories))
+    kind = str(dtype).lower()
+    return kind in ("object", "str", "categorical") or "string" in kind
 
 
 def _as_strings(items: list[Any], what: str) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sparse_retrieval._arrays import of_column
+from sparse_retrieval._arrays import as_numbers, of_column
 from sparse_retrieval._extras import require
 
 #: Rows decoded at once from a Parquet file: 12 MB of float32 at 384 columns.
@@ -63,7 +63,10 @@ def open_rows(x: Any, column: str | None = None) -> Any:
             f"column is {column!r}, but x is no .parquet file: only those have columns"
         )
     if path is None:
-        return of_column(x)
+        x = of_column(x)
+        # a frame or a table has a shape, but is not sliced and indexed by rows as arrays are
+        is_frame = type(x).__module__.partition(".")[0] in ("pandas", "polars", "pyarrow", "scipy")
+        return as_numbers(x, "x") if is_frame else x
     if suffix == ".parquet":
         return ParquetRows(path, column)
     if suffix != ".npy":

@@ -76,7 +76,10 @@ class SparseCodes:
                 f"indices have shape {index_array.shape} and values {value_array.shape}; "
                 "expected the same shape (n, k) for both"
             )
-        index_array = np.atleast_2d(index_array)
+        index_array, value_array = np.atleast_2d(index_array), np.atleast_2d(value_array)
+        pads = value_array == 0
+        if pads.any():  # which are dropped, so that their latents need not be any
+            index_array = np.where(pads, 0, index_array)
         n, k = index_array.shape
         indptr = np.arange(n + 1, dtype=np.int64) * k
         self._fill(indptr, index_array.reshape(-1), value_array.reshape(-1), dim)

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sparse_retrieval._arrays import as_rows
-from sparse_retrieval.compress import Plan, encode
+from sparse_retrieval.compress import MOST_NONZEROS_A_ROW, Plan, encode
 from sparse_retrieval.dictionary import Dictionary
 from sparse_retrieval.evaluate import exact_top_k, recall_at
 
@@ -96,6 +96,7 @@ def plan(
     # singular values are those of the covariance to the last digit, but take far longer
     variances, axes = np.linalg.eigh(centred.T @ centred / np.float32(len(rows)))
     order = np.argsort(-variances, kind="stable")
+    order = order[:MOST_NONZEROS_A_ROW]  # of a wider row the leading ones
     variances, axes = np.maximum(variances[order], 0.0), axes[:, order].T
     # a sign, and as many levels as rows are enough for
     most = max(len(x) // LEAST_ROWS_A_LEVEL, 1).bit_length()

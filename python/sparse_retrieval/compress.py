@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from sparse_retrieval._arrays import as_count, as_rows
+from sparse_retrieval._arrays import as_count, as_real, as_rows
 from sparse_retrieval._progress import bar
 from sparse_retrieval.codes import SparseCodes
 from sparse_retrieval.dictionary import Dictionary
@@ -46,6 +46,8 @@ BITS_TRIED = (3.25, 3.5, 3.75, 4, 4.5, 5.5, 7)
 #: large and cancel each other, and rounding them loses what the last atoms gain.
 MOST_NONZEROS = 0.8
 DEFAULT_BITS = 4
+#: What the encoder takes, of sparse codes and of complete ones.
+MOST_NONZEROS_A_ROW = 1024
 #: Rows that they are tried on: the same for all, so that small differences show.
 TRIED_ROWS = 2_048
 
@@ -118,8 +120,7 @@ def plan(
     if k is not None and bytes_per_item is not None:
         raise ValueError("k and bytes_per_item are both given; expected one of them")
     if bytes_per_item is not None:
-        if isinstance(bytes_per_item, bool) or not isinstance(bytes_per_item, (int, float)):
-            raise TypeError(f"bytes_per_item is {bytes_per_item!r}; expected a number")
+        bytes_per_item = as_real(bytes_per_item, "bytes_per_item", least=0)
         # float32 values of unit items, or for inner products, need no scale
         scale_bytes, latent_bits = 4 if value_bits < 32 else 0, 16 if n_atoms <= 1 << 16 else 32
         if value_bits < 8:
@@ -127,10 +128,11 @@ def plan(
         k = int((bytes_per_item - scale_bytes) * 8 / (latent_bits + value_bits))
         if k < 1:
             raise ValueError(
-                f"bytes_per_item is {bytes_per_item}; one nonzero and a scale take "
+                f"bytes_per_item is {bytes_per_item:g}; one nonzero and a scale take "
                 f"{scale_bytes + math.ceil((latent_bits + value_bits) / 8)}"
             )
-    k = as_count(32 if k is None else k, "k")
+        k = min(k, MOST_NONZEROS_A_ROW)
+    k = as_count(32 if k is None else k, "k", most=MOST_NONZEROS_A_ROW)
     # codes with as many nonzeros as there are atoms would be a change of basis, no compression
     return Plan(n_atoms, min(k, max(1, n_atoms // 2)), value_bits)
 
@@ -171,7 +173,8 @@ def tried(
     """
     from sparse_retrieval.index import SparseIndex
 
-    sample = as_rows(x[:: max(1, len(x) // TRIED_ROWS)], "x", np.float32)
+    step = max(1, len(x) // TRIED_ROWS)
+    sample = as_rows(x[::step], "x", np.float32, step=step)
     best, least = Plan(dictionary.n_atoms, 0, 0), math.inf
     for bits in BITS_TRIED:
         try:
@@ -251,7 +254,7 @@ def encode(
 def mean_cosine(dictionary: Dictionary, x: Any, codes: SparseCodes) -> float | None:
     """Mean cosine of rows and what their codes decode to, over a sample; None without rows."""
     step = max(1, len(codes) // MEASURED_ROWS)
-    rows = as_rows(x[::step], "x", np.float32)
+    rows = as_rows(x[::step], "x", np.float32, step=step)
     decoded = dictionary.decode(codes[::step])
     product = np.einsum("ij,ij->i", rows, decoded, dtype=np.float64)
     norms = _norms(rows) * _norms(decoded)

@@ -34,10 +34,10 @@ def recall_at(found: npt.ArrayLike, true: npt.ArrayLike, n: int | None = None) -
 
     Parameters
     ----------
-    found : array_like of int, shape (n_queries, at least n)
-        Ids returned by the search judged; -1 pads and never counts.
-    true : array_like of int, shape (n_queries, at least n)
-        Ids of the exact search, best first; -1 pads and is left out of the share.
+    found : array_like of int or str, shape (n_queries, at least n)
+        Ids returned by the search judged; -1 (None among strings) pads and never counts.
+    true : array_like of int or str, shape (n_queries, at least n)
+        Ids of the exact search, best first; -1 or None pads and is left out of the share.
     n : int, optional
         How deep to look; by default the width of ``true``.
 
@@ -60,6 +60,8 @@ def recall_at(found: npt.ArrayLike, true: npt.ArrayLike, n: int | None = None) -
     0.0
     """
     got, wanted = _ids("found", found), _ids("true", true)
+    if got.dtype != wanted.dtype:
+        raise ValueError(f"found holds {got.dtype} ids and true {wanted.dtype}; expected one kind")
     if len(got) != len(wanted):
         raise ValueError(f"found has {len(got)} queries, true has {len(wanted)}")
     if not len(wanted):
@@ -68,9 +70,10 @@ def recall_at(found: npt.ArrayLike, true: npt.ArrayLike, n: int | None = None) -
     for name, array in (("found", got), ("true", wanted)):
         if not 1 <= depth <= array.shape[1]:
             raise ValueError(f"n is {depth}, {name} has {array.shape[1]} columns")
+    padding = -1 if wanted.dtype == np.int64 else None
     total = 0.0
     for row, (some, best) in enumerate(zip(got[:, :depth], wanted[:, :depth], strict=True)):
-        best = best[best >= 0]
+        best = best[best != padding]
         if not len(best):
             raise ValueError(f"query {row} has no true id")
         total += float(np.isin(best, some).mean())
@@ -174,6 +177,8 @@ def evaluate_index(
         raise ValueError(
             f"repeats is {repeats} and single_queries {single_queries}, expected at least 1"
         )
+    if not len(queries):
+        raise ValueError("no queries: the recall of nothing is not defined")
     batch_ms = []
     found: NDArray[np.int64] | None = None
     for _ in range(repeats):
@@ -301,10 +306,11 @@ def pca_int8(
     )
 
 
-def _ids(name: str, array: npt.ArrayLike) -> NDArray[np.int64]:
+def _ids(name: str, array: npt.ArrayLike) -> NDArray[Any]:
+    """Ids as int64, or as objects where they are strings."""
     ids = np.asarray(array)
-    if ids.ndim != 2 or ids.dtype.kind not in "iu":
+    if ids.ndim != 2 or ids.dtype.kind not in "iuOU":
         raise ValueError(
-            f"{name} has shape {ids.shape} and dtype {ids.dtype}, expected 2-D integers"
+            f"{name} has shape {ids.shape} and dtype {ids.dtype}, expected 2-D integers or strings"
         )
-    return ids.astype(np.int64)
+    return ids.astype(np.int64 if ids.dtype.kind in "iu" else object)

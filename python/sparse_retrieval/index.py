@@ -17,9 +17,9 @@ import numpy.typing as npt
 
 from sparse_retrieval import _native as native
 from sparse_retrieval import rescoring
-from sparse_retrieval._arrays import as_count, as_rows, of_column
+from sparse_retrieval._arrays import as_count, as_rows, as_threads, of_column
 from sparse_retrieval._changes import Changes
-from sparse_retrieval._ids import as_array, as_ids
+from sparse_retrieval._ids import as_array, as_ids, as_unique_ids
 from sparse_retrieval._rows import open_rows
 from sparse_retrieval.approximate import Approximate, tune
 from sparse_retrieval.codes import SparseCodes, as_codes, holds_codes
@@ -205,7 +205,7 @@ class SparseIndex(Changes):
             reconstruction_cosine=reconstruction_cosine,
             metadata=None if metadata is None else _as_json(metadata),
             postings=_as_block_items(postings),
-            threads=_as_threads(threads),
+            threads=as_threads(threads),
             progress=progress,
         )
         index = cls._of(built, None)
@@ -259,7 +259,7 @@ class SparseIndex(Changes):
         assert chosen is not None  # only False asks for none
         changes = self._native.changes()
         is_changed = changes["added"] or changes["removed"]
-        built = self._native.with_postings(chosen, threads=_as_threads(threads), progress=progress)
+        built = self._native.with_postings(chosen, threads=as_threads(threads), progress=progress)
         return type(self)._of(built, None if is_changed else self._path)
 
     @classmethod
@@ -299,7 +299,7 @@ class SparseIndex(Changes):
             the lists of numbers in a file ``.parquet``, by its path. Memory then holds a batch,
             8 k bytes of code an item, and the index.
         k : int, optional
-            Nonzeros an item. Default 32, at most half of the atoms.
+            Nonzeros an item. Default 32, at most half of the atoms; 1,024 at most.
         bytes_per_item : float, optional
             Bytes of row and scale instead of k: as many nonzeros as fit. The dictionary comes
             on top once (see :meth:`stats`): it matters below a million items.
@@ -388,6 +388,11 @@ class SparseIndex(Changes):
         chosen = compress.plan(
             n, k=k, bytes_per_item=bytes_per_item, n_atoms=atoms, value_bits=bits
         )
+        # what would be refused in the end is refused before anything is learnt
+        threads = as_threads(threads)
+        ids = None if ids is None else as_unique_ids(ids, n)
+        made = {"modes": modes, "metadata": metadata, "approximate": approximate}
+        cls._check_build(metric=metric, value_bits=bits, **made)
         options: dict[str, Any] = {"normalise": metric == "cosine", "threads": threads}
         if complete and bytes_per_item is not None:
             axes = complete_codes.plan(x, bytes_per_item=bytes_per_item, **options)
@@ -424,13 +429,22 @@ class SparseIndex(Changes):
             metric=metric,
             value_bits=chosen.value_bits,
             complete=chosen.is_complete,
-            modes=modes,
             unit_items=metric == "cosine",
             reconstruction_cosine=compress.mean_cosine(dictionary, x, codes),
-            metadata=metadata,
-            approximate=approximate,
             threads=threads,
+            **made,
         )
+
+    @classmethod
+    def _check_build(cls, *, approximate: bool, **options: Any) -> None:
+        """Raise what :meth:`from_codes` would of these options, by an index of one item."""
+        one = SparseCodes([[0]], [[1.0]], dim=1)
+        made = cls.from_codes(one, dictionary=Dictionary([[1.0]]), **options)
+        if approximate and "dense" not in made.modes:
+            raise ValueError(
+                f"approximate=True compares embeddings, and modes are {made.modes}; expected "
+                '"dense" among them'
+            )
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, mmap: bool = True) -> SparseIndex:
@@ -456,7 +470,9 @@ class SparseIndex(Changes):
         IndexFormatError
             If it is not a sound index file; the message says what is wrong and where.
         """
-        return cls._of(native.Index.open(os.fspath(path), mmap=bool(mmap)), Path(path))
+        opened = native.Index.open(os.fspath(path), mmap=bool(mmap))
+        # another working directory later must not lead to another file
+        return cls._of(opened, Path(path).absolute())
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the index to a file, beside the target and then in its place.
@@ -524,14 +540,16 @@ class SparseIndex(Changes):
             How to compare. "dense": the dense query, never encoded, with decoded items.
             "reconstructed": decoded queries with decoded items. "sparse": codes with codes.
             Dense queries of the last two are encoded first, by pursuit with as many nonzeros as
-            the rows have (32 where rows differ); queries for codes of a CompresSAE are better
-            encoded by its own encoder, ``model.sparse_codes``.
+            the rows have (32 where rows differ), under "inner_product" with their norm (without,
+            where the dictionary has a mean, which is one of unit rows); queries for codes of a
+            CompresSAE are better encoded by its own encoder, ``model.sparse_codes``.
             Default: "dense" for dense queries; for codes "reconstructed" where the index was
             built for it, else "sparse".
         k_row : int, optional
             Read only the first ``k_row`` nonzeros of each row. They stand by descending
-            magnitude, so a prefix is a coarser code of the same item, at the cost of fewer
-            look-ups. Scales stay those of the whole rows.
+            magnitude (of complete codes: axes by descending variance), so a prefix is a coarser
+            code of the same item, at the cost of fewer look-ups. Scales stay those of the whole
+            rows.
         filter : Bitmap, array_like of bool, shape (n,), or array_like of int or str, optional
             The only items that may be returned, to all queries: a bitmap, a mask in the order of
             :attr:`ids`, or ids. What is found is what would be left of a search of everything,
@@ -603,7 +621,7 @@ class SparseIndex(Changes):
         CompresSAE (arXiv 2505.11388); its kernel trick is ``u = W W^T c``.
         """
         k = as_count(k, "k")
-        threads = _as_threads(threads)
+        threads = as_threads(threads)
         options: dict[str, Any] = {
             "k_row": None if k_row is None else as_count(k_row, "k_row"),
             "filter": as_filter(filter, self._native),
@@ -809,7 +827,7 @@ class SparseIndex(Changes):
         built = self._native.with_clusters(
             clusters=None if clusters is None else as_count(clusters, "clusters"),
             seed=as_count(seed, "seed", least=0, most=2**63 - 1),
-            threads=_as_threads(threads),
+            threads=as_threads(threads),
             progress=progress,
         )
         return SparseIndex._of(built, None)
@@ -909,7 +927,11 @@ class SparseIndex(Changes):
         assert encoder is not None  # embedding_dim has said that there is one
         self._check_width(rows)
         width = self._native.width
-        return encoder.encode(rows, k=min(width or 32, self.dim), threads=threads)
+        # inner products grow with the query; the mean is one of unit rows, and is taken from such
+        normalise = self.metric == "cosine" or encoder.mean is not None
+        return encoder.encode(
+            rows, k=min(width or 32, self.dim), normalise=normalise, threads=threads
+        )
 
     def _query_codes(self, queries: Any) -> SparseCodes:
         if holds_codes(queries):
@@ -1102,10 +1124,6 @@ def _has_one_axis(queries: Any) -> bool:
         return np.ndim(queries) == 1
     except ValueError:  # ragged: what reads it as an array says so better
         return False
-
-
-def _as_threads(threads: int | None) -> int | None:
-    return None if threads is None else as_count(threads, "threads", most=1024)
 
 
 def _as_block_items(postings: bool | int) -> int | None:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sparse_retrieval._arrays import as_count, as_rows
+from sparse_retrieval._ids import as_ids
 from sparse_retrieval.codes import SparseCodes, as_codes
 
 if TYPE_CHECKING:
@@ -230,7 +231,7 @@ def explain_match(index: SparseIndex, query: Any, id: Any, *, mode: Any = None) 
     if len(asked) != 1:
         raise ValueError(f"there are {len(asked)} queries; expected one")
     mode = index._mode_for(asked, mode)
-    score = float(index.search(query, 1, mode=mode, filter=[id]).scores.reshape(-1)[0])
+    score = float(index.search(query, 1, mode=mode, filter=as_ids([id])).scores.reshape(-1)[0])
     codes = asked if isinstance(asked, SparseCodes) else None
     of_query = None if codes is None else codes.to_dense()[0].astype(np.float64)
     if mode == "sparse":

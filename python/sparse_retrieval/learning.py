@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sparse_retrieval import _native
-from sparse_retrieval._arrays import as_count, as_numbers
+from sparse_retrieval._arrays import as_count, as_numbers, as_real, as_threads
 from sparse_retrieval._rows import open_rows
 from sparse_retrieval.codes import SparseCodes
 
@@ -84,6 +84,12 @@ def default_memory_limit() -> int:
         return 8 << 30
 
 
+def _as_limit(memory_limit_bytes: int | None) -> int:
+    if memory_limit_bytes is None:
+        return default_memory_limit()
+    return as_count(memory_limit_bytes, "memory_limit_bytes", least=0, most=2**63 - 1)
+
+
 class Encoders:
     """The native encoder of some atoms, made on first use and kept.
 
@@ -99,8 +105,9 @@ class Encoders:
         self, gram: str, *, memory_limit_bytes: int | None = None, threads: int | None = None
     ) -> _native.PursuitEncoder:
         """The encoder with this kind of Gram matrix; the one made last is kept."""
+        threads = as_threads(threads)
         if self._made is None or self._made[0] != gram:
-            limit = default_memory_limit() if memory_limit_bytes is None else memory_limit_bytes
+            limit = _as_limit(memory_limit_bytes)
             encoder = _native.PursuitEncoder(
                 self._atoms, gram=gram, memory_limit_bytes=limit, threads=threads
             )
@@ -134,6 +141,7 @@ def encode(
     """
     k = as_count(k, "k")
     refit_every = as_count(refit_every, "refit_every")
+    threads = as_threads(threads)
     if mean is not None and not normalise:
         raise ValueError(
             "normalise=False with a dictionary that subtracts a mean: the mean is one of unit "
@@ -201,6 +209,10 @@ def learn(
         x = as_numbers(x, "x")
     _check_shape(x)
     k, rounds = as_count(k, "k"), as_count(rounds, "rounds", least=0)
+    threads = as_threads(threads)
+    seed = as_count(seed, "seed", least=0, most=2**64 - 1)
+    regularisation = as_real(regularisation, "regularisation", least=0)
+    momentum = as_real(momentum, "momentum", least=0, most=1)
     rng = np.random.default_rng(seed)
     held_rows, rows = _split(len(x), held_out, sample, rng)
     if subtract_mean and mean is None:
@@ -209,7 +221,7 @@ def learn(
         if n_atoms is None:
             n_atoms = default_atoms(len(rows))
         initial = _draw(x, rows, as_count(n_atoms, "n_atoms", most=65_536), mean, rng)
-    limit = default_memory_limit() if memory_limit_bytes is None else memory_limit_bytes
+    limit = _as_limit(memory_limit_bytes)
     atoms, previous = initial, None
     reports: list[FitRound] = []
     work = (len(rows) + len(held_rows)) * rounds

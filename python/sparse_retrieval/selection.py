@@ -190,6 +190,8 @@ def as_exclusions(exclude: Any, n_queries: int) -> Lists | None:
     """
     if exclude is None:
         return None
+    if hasattr(exclude, "ndim") and not hasattr(exclude, "reshape"):  # a column of pandas
+        exclude = np.asarray(exclude)
     lists = exclude
     if not hasattr(exclude, "ndim"):
         if not hasattr(exclude, "__iter__"):
@@ -206,14 +208,17 @@ def as_exclusions(exclude: Any, n_queries: int) -> Lists | None:
         )
     if len(lists) != n_queries:
         raise ValueError(f"exclude has {len(lists)} lists for {n_queries} queries; give one each")
-    texts = [[item for item in entry if item is not None] for entry in lists if is_text(entry)]
-    if texts:
-        if len(texts) < sum(len(entry) > 0 for entry in lists):
-            raise TypeError("exclude holds strings for some queries and integers for others")
-        kept_texts = iter(texts)
-        named = [as_ids(next(kept_texts), "exclude") if len(entry) else [] for entry in lists]
-        starts = np.cumsum([0] + [len(entry) for entry in named], dtype=np.uint64)
-        return starts, [str(item) for entry in named for item in entry]
+    if isinstance(lists, list):  # no list for a query excludes nothing of it
+        lists = [[] if entry is None else entry for entry in lists]
+    if any(is_text(entry) for entry in lists):
+        lists = [[item for item in entry if item is not None] for entry in lists]
+        are_texts = {isinstance(item, str) for entry in lists for item in entry}
+        if len(are_texts) > 1:
+            raise TypeError("exclude holds strings and integers; expected one kind")
+        if are_texts != {False}:
+            named = [as_ids(entry, "exclude") if entry else [] for entry in lists]
+            starts = np.cumsum([0] + [len(entry) for entry in named], dtype=np.uint64)
+            return starts, [str(item) for entry in named for item in entry]
     if isinstance(lists, list):
         arrays: list[Any] = [
             as_ids(entry, f"exclude of query {q}") for q, entry in enumerate(lists)

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from sparse_retrieval import _native as native
-from sparse_retrieval._arrays import as_count
+from sparse_retrieval._arrays import as_count, as_threads
 from sparse_retrieval._ids import as_ids
 from sparse_retrieval.codes import as_codes
 from sparse_retrieval.dictionary import Dictionary
@@ -24,7 +24,6 @@ from sparse_retrieval.index import (
     _as_json,
     _as_modes,
     _as_name,
-    _as_threads,
 )
 
 
@@ -118,7 +117,8 @@ class IndexWriter:
             dim = dictionary.n_atoms
         self._path = Path(path)
         self._dim = as_count(dim, "dim")
-        self._threads = _as_threads(threads)
+        self._is_over = False
+        self._threads = as_threads(threads)
         self._native = native.IndexWriter(
             os.fspath(path),
             self._dim,
@@ -133,7 +133,7 @@ class IndexWriter:
             metadata=None if metadata is None else _as_json(metadata),
             codebooks=None if codebooks is None else codebooks._native,
             codebook_sample=as_count(codebook_sample, "codebook_sample"),
-            longest=None if longest is None else as_count(longest, "longest"),
+            longest=None if longest is None else as_count(longest, "longest", most=self._dim),
             shortest=None if shortest is None else as_count(shortest, "shortest"),
         )
 
@@ -180,10 +180,13 @@ class IndexWriter:
         ValueError
             If ids are not unique, or the writer is finished.
         """
-        return self._native.finish()
+        items = self._native.finish()
+        self._is_over = True
+        return items
 
     def abort(self) -> None:
         """Give up: the target stays as it was. Does nothing once the file is finished."""
+        self._is_over = True
         self._native.abort()
 
     def __len__(self) -> int:
@@ -199,10 +202,10 @@ class IndexWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is None:
-            self.finish()
-        else:
+        if kind is not None:
             self.abort()
+        elif not self._is_over:
+            self.finish()
 
     def __repr__(self) -> str:
         return f"IndexWriter({str(self._path)!r}, {len(self)} items so far)"

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_retrieval._extras import require
-from sparse_retrieval._files import replacing
+from sparse_retrieval._files import read_lines, replacing
 from sparse_retrieval._rows import UnsoundFileError, open_rows
 from sparse_retrieval.cli._errors import CommandError
 
@@ -102,6 +102,8 @@ def read_ids(path: Path) -> NDArray[np.int64]:
         raise CommandError(
             f"{path}: holds {ids.dtype} of shape {ids.shape}, expected integers of one axis"
         )
+    if ids.dtype.kind == "u" and ids.size and int(ids.max()) > np.iinfo(np.int64).max:
+        raise CommandError(f"{path}: holds {ids.max()}, expected ids below 2^63")
     return np.asarray(ids, dtype=np.int64)
 
 
@@ -120,7 +122,7 @@ def read_filter(path: Path) -> NDArray[Any]:
 def read_names(path: Path) -> list[str]:
     """Read one name a line: line i names the item at position i."""
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        return read_lines(path)
     except UnicodeDecodeError as error:
         raise CommandError(f"{path}: is not UTF-8 text (byte {error.start})") from None
 

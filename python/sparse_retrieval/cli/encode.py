@@ -52,6 +52,8 @@ def command(
     """Encode embeddings into sparse codes, with a trained model or a learnt dictionary."""
     if model is not None and dictionary is not None:
         raise CommandError("--model and --dictionary both given, expected one", USAGE)
+    if out.suffix != ".npz":  # by which `build` knows them
+        raise CommandError(f"--out {out}: codes are written to a file .npz", USAGE)
     check_writable(out)
     if dictionary is not None:
         chosen = Method.pursuit if method is None else method

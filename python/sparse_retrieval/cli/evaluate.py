@@ -54,7 +54,11 @@ def command(
         # Without a model nothing encodes the queries, and only one mode takes them as they are.
         modes = [one for one in opened.modes if one == "dense" or model is not None]
         for one in sorted(set(opened.modes) - set(modes)):
-            typer.echo(f"mode {one} is left out: it needs --model", err=True)
+            typer.echo(
+                f"mode {one} is left out: unless --mode asks for it, which then encodes queries "
+                "by pursuit, it needs --model",
+                err=True,
+            )
     if not modes:
         raise CommandError(f"{index}: none of its modes can be asked without --model", USAGE)
     true_ids = opened.ids[exact_top_k(items, asked, k).ids]

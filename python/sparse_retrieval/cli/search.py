@@ -109,6 +109,10 @@ def command(
         approximate=approximate or None,
         threads=threads,
     )
+    if labels is not None and result.ids.dtype == object:
+        raise CommandError(
+            f"--names {names}: names stand for positions, and the ids of {index} are strings", USAGE
+        )
     if form is Output.table:
         _print_table(result, labels)
         return
@@ -125,7 +129,10 @@ def command(
 
 
 def _write_npz(file: IO[bytes], result: Any) -> None:
-    np.savez(file, scores=result.scores, ids=result.ids)
+    ids = result.ids
+    if ids.dtype == object:  # strings, which are read back without pickles; none is ""
+        ids = np.array([["" if item is None else item for item in row] for row in ids], dtype=str)
+    np.savez(file, scores=result.scores, ids=ids)
 
 
 def _label(item: int, labels: list[str] | None) -> str:

@@ -19,6 +19,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 import sparse_retrieval as sr
+from sparse_retrieval._files import read_lines
 from sparse_retrieval.codes import SparseCodes
 from sparse_retrieval.service import auth, errors, npy
 from sparse_retrieval.service.batching import Batcher, OverloadedError, Search
@@ -442,9 +443,7 @@ def name_of(names: list[str] | None, item: Any) -> str | None:
 def _read_names(path: str | None) -> list[str] | None:
     if path is None:
         return None
-    from pathlib import Path
-
     try:
-        return Path(path).read_text(encoding="utf-8").splitlines()
+        return read_lines(path)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: is not UTF-8 text (byte {error.start})") from None

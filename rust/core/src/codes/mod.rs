@@ -250,8 +250,8 @@ fn check_indptr(indptr: &[i64], n_latents: usize, n_values: usize) -> Result<()>
     }
     if indptr.first() != Some(&0) {
         return Err(Error::argument(format!(
-            "indptr starts with {:?}; expected 0",
-            indptr.first()
+            "indptr starts with {}; expected 0",
+            indptr.first().map_or("nothing".to_owned(), i64::to_string)
         )));
     }
     if let Some(row) = indptr.windows(2).position(|two| two[0] > two[1]) {
@@ -315,7 +315,7 @@ mod tests {
         assert!(fault(&[0, 1, 2], &[1, 2], &[1.0, f32::NAN]).contains("row 1, latent 2"));
         assert!(fault(&[0, 0, 2], &[2, 2], &[1.0, 1.0]).contains("row 1 has latent 2 more"));
         assert!(fault(&[0, 2, 1], &[1], &[1.0]).contains("at row 1"));
-        assert!(fault(&[1, 1], &[1], &[1.0]).contains("starts with Some(1)"));
+        assert!(fault(&[1, 1], &[1], &[1.0]).contains("starts with 1;"));
         assert!(fault(&[0, 2], &[1], &[1.0]).contains("ends at 2"));
         assert!(fault(&[0, 1], &[1], &[]).contains("1 latents but 0 values"));
         assert!(Codes::from_csr::<i64>(&[0], &[], &[], 0).is_err());

@@ -265,7 +265,10 @@ impl LiveIndex {
             let error = std::io::Error::from(std::io::ErrorKind::IsADirectory);
             return Err(Error::io("write", path, error));
         }
-        let onto_itself = state.file.as_ref().is_some_and(|file| file.path == path);
+        let onto_itself = state
+            .file
+            .as_ref()
+            .is_some_and(|file| file.path == absolute(path));
         if current.is_base() && !onto_itself {
             return current.base().save(path, control);
         }
@@ -396,6 +399,11 @@ fn name(batch: &mut Batch, next: &mut Snapshot) -> Result<()> {
     Ok(())
 }
 
+/// What a path names now, wherever the process goes to later.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
 /// Reads a file and its journal, both of one moment.
 fn read(path: &Path, mapped: bool, control: &Control) -> Result<(Snapshot, Behind)> {
     for _ in 0..OPENINGS {
@@ -408,7 +416,7 @@ fn read(path: &Path, mapped: bool, control: &Control) -> Result<(Snapshot, Behin
             continue;
         }
         let mut file = Behind {
-            path: path.to_owned(),
+            path: absolute(path),
             mapped,
             identity,
             end: JournalEnd::NONE,
