@@ -76,15 +76,17 @@ def of_set(plan: Plan, name: str, before: dict[str, Any] | None = None) -> dict[
         before = None
     earlier: dict[str, dict[str, Any]] = {}
     if before is not None:
-        earlier = {row["setting"]: row for row in before["rows"] if "recall@100" in row}
+        earlier = {row["setting"]: row for row in before["rows"]}
     rows: dict[str, dict[str, Any]] = {}
     found: dict[str, dict[str, list[PerQuery]]] = {}
     missing: dict[str, int] = {}  # settings of each family that have not been run
     for setting in settings(dataclasses.replace(plan, only=(), named=()), name):
         path = kept_path(plan, name, setting)
         row = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        if (not row or "stopped_s" in row) and setting.name in earlier:
-            rows.setdefault(setting.name, earlier[setting.name])
+        then = earlier.get(setting.name)
+        # what was stopped takes no answer's place, and is known to be stopped until it answers
+        if then is not None and (not row or ("stopped_s" in row and "recall@100" in then)):
+            rows.setdefault(setting.name, then)
             continue
         if not row:
             missing[setting.family] = missing.get(setting.family, 0) + 1
