@@ -183,10 +183,11 @@ class Dictionary(Pretrained):
         subtract_mean : bool, default False
             Encode unit rows less their mean. It changed recall by nothing on text embeddings.
         regularisation : float, default 0.01
-            How strongly atoms stay where they were, in units of mean(diag(A^T A)).
+            How strongly atoms stay where they were, in units of mean(diag(A^T A)); at least 0.
         momentum : float, default 0.8
-            How far beyond its solution each round steps, in units of the step it took; 0 for
-            the plain method of optimal directions, which took 8 rounds where 0.8 took 5.
+            From 0 to 1: how far beyond its solution each round steps, in units of the step it
+            took; 0 for the plain method of optimal directions, which took 8 rounds where 0.8
+            took 5.
         gram : {"int8", "int16", "float32", "free"}, default "int8"
             How the atoms' Gram matrix is kept (1, 2, 4 or 0 bytes an entry) while atoms are
             chosen; values are always fitted exactly.
