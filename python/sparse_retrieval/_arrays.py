@@ -120,10 +120,8 @@ def check_finite(rows: npt.NDArray[np.floating[Any]], name: str, *, step: int = 
     )
 
 
-def as_real(
-    value: Any, name: str, *, least: float = -np.inf, most: float = np.inf, above: bool = False
-) -> float:
-    """A finite number within bounds; with ``above`` it is not ``least`` itself.
+def as_real(value: Any, name: str, *, least: float = -np.inf, most: float = np.inf) -> float:
+    """A finite number within bounds.
 
     Raises
     ------
@@ -137,8 +135,8 @@ def as_real(
     ):
         raise TypeError(f"{name} is {value!r}; expected a number")
     number = float(value)
-    if not (np.isfinite(number) and least <= number <= most) or (above and number == least):
-        bounds = "" if np.isinf(least) else f", {'above' if above else 'at least'} {least:g}"
+    if not (np.isfinite(number) and least <= number <= most):
+        bounds = "" if np.isinf(least) else f", at least {least:g}"
         bounds += "" if np.isinf(most) else f" and at most {most:g}"
         raise ValueError(f"{name} is {number}; expected a finite number{bounds}")
     return number

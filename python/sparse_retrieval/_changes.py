@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sparse_retrieval import _native as native
-from sparse_retrieval._arrays import as_count
+from sparse_retrieval._arrays import as_threads
 from sparse_retrieval._ids import as_ids
 from sparse_retrieval.codes import SparseCodes, as_codes
 
@@ -65,7 +65,7 @@ class Changes:
             items.values,
             items.dim,
             ids=None if ids is None else as_ids(ids),
-            threads=None if threads is None else as_count(threads, "threads", most=1024),
+            threads=as_threads(threads),
         )
 
     def update(self, codes: Any, ids: Any, *, threads: int | None = None) -> None:
@@ -96,7 +96,7 @@ class Changes:
             items.values,
             items.dim,
             as_ids(ids),
-            threads=None if threads is None else as_count(threads, "threads", most=1024),
+            threads=as_threads(threads),
         )
 
     def remove(self, ids: Any) -> None:
@@ -235,7 +235,7 @@ class Changes:
                     else "this one has changes that are not in it: commit or save them first"
                 )
             )
-        return _reopened, (os.fspath(self._path.absolute()), self._native.opened_mapped)
+        return _reopened, (os.fspath(self._path), self._native.opened_mapped)
 
 
 def _reopened(path: str, mmap: bool) -> SparseIndex:
