@@ -169,10 +169,27 @@ def test_a_run_adds_to_the_result_and_keeps_what_it_did_not_measure(
     assert made["sets"]["set"]["missing"] == {}
     before["sets"]["set"]["rows"].remove(slow)
     monkeypatch.setattr(results, "settings", lambda plan, name: both[:2])
-    # rows that are others than before have nothing to keep
+    # rows of another processor, rounded otherwise, are still the same
     before["sets"]["set"]["sha256"] = "another"
+    made = results.assembled(second, "third", json.loads(json.dumps(before)))
+    assert [row["setting"] for row in made["sets"]["set"]["rows"]] == ["ours", "rival"]
+    assert made["sets"]["set"]["sha256"] != "another"
+    # rows that are others than before have nothing to keep
+    before["sets"]["set"]["outline"][0][0] += 0.01
     made = results.assembled(second, "third", before)
     assert [row["setting"] for row in made["sets"]["set"]["rows"]] == ["ours"]
+
+
+def test_an_outline_is_of_rows_whatever_their_axes_and_of_no_other_rows() -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((500, 24)).astype(np.float32)
+    turned = (rows @ np.linalg.qr(rng.standard_normal((24, 24)))[0]).astype(np.float32)
+    parts = datasets.split(datasets.Source(rows), 50)
+    again = datasets.split(datasets.Source(turned), 50)
+    assert datasets.digest(parts) != datasets.digest(again)
+    assert datasets.same_outline(datasets.outline(parts), datasets.outline(again))
+    others = datasets.split(datasets.Source(rows), 50, draw=1)
+    assert not datasets.same_outline(datasets.outline(parts), datasets.outline(others))
 
 
 def test_means_of_other_queries_lie_as_far_apart_as_independent_ones() -> None:

@@ -35,6 +35,9 @@ SHA256 = {
 }
 SAMPLE = Path(__file__).resolve().parent.parent.parent / "examples" / "data"
 DEPTH = 100
+#: what `outline` looks at, and what rounding changes of it at most: it is 1e-6 between processors,
+#: and some hundredths between two draws
+OUTLINED, ROUNDING = 20, 1e-3
 FACTOR_WIDTH = 128
 #: encoding all 22,000 takes an hour on a busy core
 MOST_REVIEWS = 8_000
@@ -270,3 +273,20 @@ def digest(parts: Split) -> str:
     seen = hashlib.sha256(np.ascontiguousarray(parts.items).tobytes())
     seen.update(np.ascontiguousarray(parts.queries).tobytes())
     return seen.hexdigest()
+
+
+def outline(parts: Split) -> list[list[float]]:
+    """Cosines of the first queries with their nearest item and the last of the truth.
+
+    Encoders and factorisations round otherwise on another processor, and may turn an axis around:
+    the checksum of what they make is another, these are not (`same_outline`).
+    """
+    queries = parts.queries[:OUTLINED, None, :].astype(np.float64)
+    ends = parts.items[parts.truth[:OUTLINED][:, [0, -1]]].astype(np.float64)
+    cosines: list[list[float]] = np.round((queries * ends).sum(axis=2), 5).tolist()
+    return cosines
+
+
+def same_outline(one: list[list[float]], other: list[list[float]]) -> bool:
+    """Whether two outlines are of the same rows but for rounding."""
+    return len(one) == len(other) and bool(np.allclose(one, other, rtol=0, atol=ROUNDING))

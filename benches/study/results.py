@@ -1,7 +1,7 @@
 """What was found, judged and compared, as the result file holds it.
 
 A run adds to the file: sets that were not run, and settings of which the study's folder has no
-answer, stay as they are in it, as long as the rows of the set are the same to the last bit. What
+answer, stay as they are in it, as long as the rows of the set are the same but for rounding. What
 is compared query by query needs both answers, now or when both were measured for the file; with
 one that is in the file alone, the interval is that of two independent means, which is wider, and
 says so (``paired``).
@@ -71,9 +71,10 @@ def of_set(plan: Plan, name: str, before: dict[str, Any] | None = None) -> dict[
     """One data set: its settings with all measures, and ours against the best at each size."""
     parts = plan.split(name)
     known = datasets.DATA_SETS[name]
-    sha256 = datasets.digest(parts)
+    sha256, outline = datasets.digest(parts), datasets.outline(parts)
     if before is not None and before["sha256"] != sha256:
-        before = None
+        alike = datasets.same_outline(before.get("outline", []), outline)
+        before = before if alike else None
     earlier: dict[str, dict[str, Any]] = {}
     if before is not None:
         earlier = {row["setting"]: row for row in before["rows"]}
@@ -120,6 +121,7 @@ def of_set(plan: Plan, name: str, before: dict[str, Any] | None = None) -> dict[
         "queries": len(parts.queries),
         "columns": int(parts.items.shape[1]),
         "sha256": sha256,
+        "outline": outline,
         "exact": exact,
         "rows": sorted(rows.values(), key=lambda row: (row.get("bytes", np.inf), row["setting"])),
         "margins": margins(rows, tables, 2.0 * parts.items.shape[1], _compared(before, found)),
