@@ -89,7 +89,7 @@ def test_bytes_may_be_any_number(kind: Any) -> None:
         (
             {"regularisation": -1},
             ValueError,
-            "regularisation is -1.0; expected a finite number, at",
+            "regularisation is -1.0; expected a finite number of at",
         ),
         ({"regularisation": np.nan}, ValueError, "regularisation is nan"),
         ({"momentum": np.nan}, ValueError, "momentum is nan"),

@@ -27,7 +27,7 @@ def index() -> sr.SparseIndex:
         ({"value_bits": 0}, ValueError, "value_bits is 0"),
         ({"value_bits": 0.5}, ValueError, "value_bits is 0.5"),
         ({"value_bits": 7.5}, ValueError, "value_bits is 7.5"),
-        ({"value_bits": float("nan")}, ValueError, "value_bits is NaN"),
+        ({"value_bits": float("nan")}, ValueError, "value_bits is nan"),
         ({"value_bits": "8"}, TypeError, "value_bits is '8'; expected a number"),
         ({"modes": ()}, ValueError, "modes is empty"),
         ({"modes": "sparse"}, TypeError, "expected a sequence of names"),

@@ -68,9 +68,10 @@ def test_with_every_item_a_candidate_the_exact_neighbours_come_out(parts):
     for metric in ("inner_product", "cosine"):
         index = index_of(parts, metric=metric)
         scores, ids = expected_of(index, [np.arange(N)] * len(queries), x, queries, 10)
-        found = index.search(queries, 10, rescore=x, oversample=N)
-        np.testing.assert_array_equal(found.ids, ids)
-        np.testing.assert_allclose(found.scores, scores, rtol=1e-6)
+        for oversample in (N, 1e300, 1.7e308):
+            found = index.search(queries, 10, rescore=x, oversample=oversample)
+            np.testing.assert_array_equal(found.ids, ids)
+            np.testing.assert_allclose(found.scores, scores, rtol=1e-6)
 
 
 @given(data=st.data())
@@ -238,7 +239,11 @@ def test_batches_threads_and_isas_give_the_same_bytes(parts, monkeypatch):
         ({"rescore": np.full((N, D), np.nan)}, ValueError, "rescore row 0 holds NaN in column 0"),
         ({"rescore": np.full((N, D), np.inf, np.float16)}, ValueError, "row 0 holds inf"),
         ({"rescore": np.full((N, D), -1e39)}, ValueError, "within float32"),
-        ({"oversample": 0.5}, ValueError, "oversample is 0.5; expected a number of at least 1"),
+        (
+            {"oversample": 0.5},
+            ValueError,
+            "oversample is 0.5; expected a finite number of at least 1",
+        ),
         ({"oversample": float("inf")}, ValueError, "oversample is inf"),
         ({"oversample": float("nan")}, ValueError, "oversample is nan"),
         ({"oversample": "3"}, TypeError, "oversample is '3'; expected a number"),

@@ -87,12 +87,16 @@ def as_rows(x: Any, name: str, dtype: type[FloatT], *, step: int = 1) -> npt.NDA
     array = as_numbers(x, name)
     if array.ndim not in (1, 2):
         raise ValueError(f"{name} has shape {array.shape}; expected (n, d), or (d,) for one row")
-    array = np.atleast_2d(array)
+    if array.ndim == 1:
+        array = array[None]
     if array.shape[1] == 0:
         raise ValueError(f"{name} has shape {array.shape}; expected at least one column")
-    with np.errstate(over="ignore", invalid="ignore"):
-        # a number beyond float32 becomes inf in float32 and is found below in float64
+    if np.can_cast(array.dtype, dtype):
         rows = np.ascontiguousarray(array, dtype=dtype)
+    else:
+        with np.errstate(over="ignore", invalid="ignore"):
+            # a number beyond float32 becomes inf in float32 and is found below in float64
+            rows = np.ascontiguousarray(array, dtype=dtype)
     check_finite(rows, name, step=step)
     return rows
 
@@ -107,7 +111,10 @@ def check_finite(rows: npt.NDArray[np.floating[Any]], name: str, *, step: int = 
     ValueError
         With the row, the column and the number.
     """
-    # a sum is finite only if all terms are; one pass without a mask in the usual case
+    # in the usual case one pass that makes no array: a sum of squares that is no larger than this
+    # has no term that is; NaN is not smaller than anything
+    if np.vdot(rows, rows) <= _FLOAT32_MAX:
+        return
     with np.errstate(over="ignore", invalid="ignore"):
         total = np.abs(rows).max(initial=0.0)
     if total <= _FLOAT32_MAX:  # false for NaN
@@ -120,8 +127,15 @@ def check_finite(rows: npt.NDArray[np.floating[Any]], name: str, *, step: int = 
     )
 
 
-def as_real(value: Any, name: str, *, least: float = -np.inf, most: float = np.inf) -> float:
-    """A finite number within bounds.
+def as_real(
+    value: Any,
+    name: str,
+    *,
+    least: float = -np.inf,
+    most: float = np.inf,
+    above: float = -np.inf,
+) -> float:
+    """A finite number within bounds: from ``least`` to ``most``, and more than ``above``.
 
     Raises
     ------
@@ -135,10 +149,11 @@ def as_real(value: Any, name: str, *, least: float = -np.inf, most: float = np.i
     ):
         raise TypeError(f"{name} is {value!r}; expected a number")
     number = float(value)
-    if not (np.isfinite(number) and least <= number <= most):
-        bounds = "" if np.isinf(least) else f", at least {least:g}"
-        bounds += "" if np.isinf(most) else f" and at most {most:g}"
-        raise ValueError(f"{name} is {number}; expected a finite number{bounds}")
+    if not (np.isfinite(number) and least <= number <= most and number > above):
+        limits = {"more than": above, "at least": least, "at most": most}
+        bounds = " and ".join(f"{of} {at:g}" for of, at in limits.items() if np.isfinite(at))
+        expected = "a finite number" + (f" of {bounds}" if bounds else "")
+        raise ValueError(f"{name} is {number}; expected {expected}")
     return number
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from sparse_retrieval._arrays import as_count, as_rows
+from sparse_retrieval._arrays import as_count, as_real, as_rows
 
 if TYPE_CHECKING:
     from sparse_retrieval.index import Progress, SparseIndex
@@ -77,10 +77,7 @@ def tune(
     Cost is counted, not timed, so that the same index and queries give the same setting: rows
     looked at, and :data:`RERANK_COST` for each one rescored.
     """
-    if isinstance(target, (bool, str)) or not isinstance(target, (int, float, np.number)):
-        raise TypeError(f"target is {target!r}; expected a number")
-    if not 0 < target <= 1:
-        raise ValueError(f"target is {target}; expected more than 0, at most 1")
+    target = as_real(target, "target", above=0, most=1)
     if index.n_clusters == 0:
         raise ValueError(
             "this index has no clusters, which approximate search needs; build it with "

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from sparse_retrieval import _native as native
 from sparse_retrieval import rescoring
-from sparse_retrieval._arrays import as_count, as_rows, as_threads, of_column
+from sparse_retrieval._arrays import as_count, as_real, as_rows, as_threads, of_column
 from sparse_retrieval._changes import Changes
 from sparse_retrieval._ids import as_array, as_ids, as_unique_ids
 from sparse_retrieval._rows import open_rows
@@ -198,7 +198,7 @@ class SparseIndex(Changes):
             mean=None if dictionary is None else dictionary.mean,
             ids=None if ids is None else as_ids(ids),
             metric=_as_name(metric, "metric"),
-            value_bits=_as_bits(value_bits),
+            value_bits=as_real(value_bits, "value_bits"),
             complete=bool(complete),
             modes=[] if modes is None else _as_modes(modes),
             unit_items=bool(unit_items),
@@ -361,7 +361,7 @@ class SparseIndex(Changes):
         metric = _as_metric(metric)
         if dictionary is not None and not isinstance(dictionary, Dictionary):
             raise TypeError(f"dictionary is {type(dictionary).__name__}; expected Dictionary")
-        bits = compress.DEFAULT_BITS if value_bits is None else _as_bits(value_bits)
+        bits = compress.DEFAULT_BITS if value_bits is None else as_real(value_bits, "value_bits")
         only_bytes = bytes_per_item is not None and all(
             given is None for given in (k, n_atoms, dictionary, value_bits)
         )
@@ -1130,12 +1130,6 @@ def _as_block_items(postings: bool | int) -> int | None:
     if isinstance(postings, (bool, np.bool_)):
         return DEFAULT_BLOCK_ITEMS if postings else None
     return as_count(postings, "postings", most=MOST_BLOCK_ITEMS)
-
-
-def _as_bits(bits: Any) -> float:
-    if isinstance(bits, (bool, str)) or not isinstance(bits, (int, float, np.number)):
-        raise TypeError(f"value_bits is {bits!r}; expected a number")
-    return float(bits)
 
 
 def _as_name(name: Any, what: str) -> str:

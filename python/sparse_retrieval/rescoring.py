@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sparse_retrieval import _native as native
-from sparse_retrieval._arrays import as_numbers, as_rows
+from sparse_retrieval._arrays import as_numbers, as_real, as_rows
 from sparse_retrieval._ids import as_ids
 from sparse_retrieval._rows import ParquetRows, open_rows
 from sparse_retrieval.codes import holds_codes
@@ -187,12 +187,7 @@ def as_oversample(oversample: Any) -> float:
     TypeError, ValueError
         Otherwise.
     """
-    if isinstance(oversample, (bool, str)) or not isinstance(oversample, (int, float, np.number)):
-        raise TypeError(f"oversample is {oversample!r}; expected a number")
-    number = float(oversample)
-    if not 1 <= number < math.inf:
-        raise ValueError(f"oversample is {oversample!r}; expected a number of at least 1")
-    return number
+    return as_real(oversample, "oversample", least=1)
 
 
 def is_asked(vectors: Any, ids: Any) -> bool:
@@ -253,7 +248,7 @@ def rescored(
         )
     rows = as_rows(queries, "queries", np.float64)
     originals = Originals.of(vectors, len(items), rows.shape[1], vector_ids)
-    wanted = max(1, min(math.ceil(oversample * k), len(items)))
+    wanted = max(1, math.ceil(min(oversample * k, len(items))))
     parts = [
         _rescored_batch(items, originals, rows[batch], k, candidates(batch, wanted), threads)
         for batch in _batches(len(rows), originals.queries_a_batch(wanted))

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from sparse_retrieval import _native as native
-from sparse_retrieval._arrays import as_count, as_threads
+from sparse_retrieval._arrays import as_count, as_real, as_threads
 from sparse_retrieval._ids import as_ids
 from sparse_retrieval.codes import as_codes
 from sparse_retrieval.dictionary import Dictionary
@@ -20,7 +20,6 @@ from sparse_retrieval.index import (
     Metric,
     Mode,
     SparseIndex,
-    _as_bits,
     _as_json,
     _as_modes,
     _as_name,
@@ -125,7 +124,7 @@ class IndexWriter:
             dictionary=None if dictionary is None else dictionary.atoms,
             mean=None if dictionary is None else dictionary.mean,
             metric=_as_name(metric, "metric"),
-            value_bits=_as_bits(value_bits),
+            value_bits=as_real(value_bits, "value_bits"),
             complete=bool(complete),
             modes=[] if modes is None else _as_modes(modes),
             unit_items=bool(unit_items),
