@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sparse_retrieval._files import read_lines
 from sparse_retrieval.cli._errors import CommandError
 
 DEFAULT_FOLDER = Path("examples/data")
@@ -51,7 +52,7 @@ def load_sample(folder: Path = DEFAULT_FOLDER) -> Sample:
             )
     levels = np.load(paths[0], allow_pickle=False)
     scales = np.load(paths[1], allow_pickle=False)
-    names = paths[2].read_text(encoding="utf-8").splitlines()
+    names = read_lines(paths[2])
     record = json.loads((folder / "sample.json").read_text(encoding="utf-8"))
     shape = (record["rows"], record["columns"])
     if levels.shape != shape or scales.shape != shape[:1] or len(names) != shape[0]:

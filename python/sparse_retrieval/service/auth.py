@@ -11,11 +11,11 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from sparse_retrieval._files import read_lines
 from sparse_retrieval.service.errors import answer
 from sparse_retrieval.service.metrics import Metrics
 
@@ -37,7 +37,7 @@ def read_tokens(path: str | os.PathLike[str]) -> list[str]:
         If it holds no token, or a line that is none; a line is named, never shown.
     """
     tokens = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_lines(path), 1):
         if not line.strip():
             continue
         if not _TOKEN.fullmatch(line.strip()):
