@@ -41,7 +41,8 @@ def search() -> str:
         machine = part["machine"]
         lines = [
             f"| {part['rows']:,} rows, {part['threads']} thread"
-            f"{'s' if part['threads'] > 1 else ''} | bytes an item | recall@{results['depth']} | "
+            f"{'s' if part['threads'] > 1 else ''}, {part['isa'].upper()} | "
+            f"bytes an item | recall@{results['depth']} | "
             "ms a query, batch | of ours | ms a query, alone | of ours |",
             "|---|---:|---:|---:|---:|---:|---:|",
         ]
@@ -125,8 +126,8 @@ def approximate() -> str:
         parts.append(
             f"{corpus['items']:,} {CORPORA[name]}, {results['queries']:,} held-out queries, "
             f"recall@{results['depth']}; {corpus['clusters']:,} clusters. One thread of "
-            f"{machine['cpu']}, load {machine['load_average']} on {machine['cores']} cores, "
-            f"{machine['date']}; medians, methods in turn."
+            f"{machine['cpu']} ({corpus['isa'].upper()}), load {machine['load_average']} on "
+            f"{machine['cores']} cores, {machine['date']}; medians, methods in turn."
         )
         lines = [
             "| method | setting | bytes an item | recall | of our exact top 100 | "

@@ -284,7 +284,11 @@ def front() -> str:
     From two result files, since not all systems were timed in one run: what each of them says of
     its load is printed beside.
     """
-    timed = {part["rows"]: part for part in load("search")["parts"] if part["threads"] == 1}
+    timed = {
+        (part["rows"], part["isa"]): part
+        for part in load("search")["parts"]
+        if part["threads"] == 1
+    }
     lines = [
         "| items | system | bytes an item | recall@100 | ms a query, alone | on the front |",
         "|---:|---|---:|---:|---:|---|",
@@ -300,8 +304,8 @@ def front() -> str:
             )
             for row in corpus["rows"]
         ]
-        part = timed.get(corpus["items"])
-        if part is None:  # a size at which the other systems were not asked
+        part = timed.get((corpus["items"], corpus["isa"]))
+        if part is None:  # a size at which the other systems were not asked, or not on such a CPU
             continue
         rows += [
             (row["system"], row["bytes"], row["recall"], row["single_ms"])

@@ -7,11 +7,10 @@ than there are come from ``_corpora.jittered``. Every system holds the same rows
 same sample, and answers the same queries for the best 100, in one batch and one by one. Rounds go
 around all systems, so that whatever else the machine does meets all of them; medians are kept.
 Each number of rows and threads is a process of its own, whose results are added to the file or
-take the place of what it holds of them.
+take the place of what it holds of them and of the same instruction set.
 
 faiss's and turbovec's codes are compared with exact scores as ours are: recall is measured here
-too. What takes long to build (OPQ's rotation, HNSW's graph) is learnt from a sample or left out
-above 100,000 rows, and the file says so.
+too. OPQ's rotation, which takes long to learn, is learnt from a sample, and the file says so.
 """
 
 from __future__ import annotations
@@ -40,8 +39,6 @@ QUERIES, DEPTH = 1_000, 100
 SAMPLE = 20_000
 SINGLE = 50
 ROUNDS = 5
-#: above this many rows: no graph
-GRAPH_ROWS = 100_000
 Rows = NDArray[np.float32]
 Search = Callable[[Rows], NDArray[np.int64]]
 
@@ -138,9 +135,7 @@ def of_turbovec(items: Rows, bits: int) -> System:
 
 def systems(items: Rows, threads: int) -> list[System]:
     """All that is compared."""
-    factories = ["Flat", "PQ128x4fs", "RR384,RaBitQfs", "OPQ64_384,PQ64x8"]
-    if len(items) <= GRAPH_ROWS:
-        factories.append("HNSW32")
+    factories = ["Flat", "PQ128x4fs", "RR384,RaBitQfs", "OPQ64_384,PQ64x8", "HNSW32"]
     made = ours(items, threads)
     made += [of_faiss(items, factory) for factory in factories]
     made += [of_turbovec(items, bits) for bits in (2, 3, 4)]
@@ -156,6 +151,8 @@ def recall(found: NDArray[np.int64], truth: NDArray[np.int64]) -> float:
 def measure(data: Path, n: int, threads: int) -> dict[str, Any]:
     """Build everything, then ask in turn."""
     import faiss
+
+    import sparse_retrieval as sr
 
     faiss.omp_set_num_threads(os.cpu_count() or 1)
     items, queries = corpus(data, n)
@@ -190,9 +187,15 @@ def measure(data: Path, n: int, threads: int) -> dict[str, Any]:
     return {
         "rows": n,
         "threads": threads,
+        "isa": sr._native.build_info()["isa"],
         "systems": list(rows.values()),
         "machine": _machine.describe(),
     }
+
+
+def key_of(part: dict[str, Any]) -> tuple[int, int, str]:
+    """What a part of the result file is of."""
+    return part["rows"], part["threads"], part["isa"]
 
 
 def write(path: Path, parts: list[dict[str, Any]]) -> None:
@@ -203,7 +206,7 @@ def write(path: Path, parts: list[dict[str, Any]]) -> None:
         "depth": DEPTH,
         "queries": QUERIES,
         "sample": SAMPLE,
-        "parts": sorted(parts, key=lambda part: (part["rows"], part["threads"])),
+        "parts": sorted(parts, key=key_of),
     }
     path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
@@ -225,7 +228,7 @@ def main() -> int:
         return 0
     # parts stay as they were measured until they are measured again
     old = json.loads(options.out.read_text(encoding="utf-8")) if options.out.is_file() else {}
-    parts = {(part["rows"], part["threads"]): part for part in old.get("parts", [])}
+    parts = {key_of(part): part for part in old.get("parts", [])}
     for n in options.rows:
         for threads in options.threads:
             with tempfile.TemporaryDirectory() as folder:
@@ -238,7 +241,7 @@ def main() -> int:
                 arguments += ["--rows", str(n), "--threads", str(threads)]
                 subprocess.run([sys.executable, __file__, *arguments], check=True, env=environment)
                 part = json.loads(out.read_text(encoding="utf-8"))
-            parts[n, threads] = part
+            parts[key_of(part)] = part
             write(options.out, list(parts.values()))
             print(f"{n} rows, {threads} threads")
             for row in part["systems"]:
