@@ -53,6 +53,7 @@ def test_inner_products_of_encoded_queries_grow_with_the_query(mode: Any) -> Non
         ({"k": 4, "threads": "2"}, TypeError, "threads is '2'; expected an integer"),
         ({"k": 4, "ids": range(299)}, ValueError, "299 ids for 300 items"),
         ({"k": 4, "ids": [7] * 300}, ValueError, "id 7 is given to more than one item"),
+        ({"k": 4, "ids": [*range(-2, 298)]}, ValueError, "item 1 has the id -1, which marks"),
         ({"k": 4, "ids": ["a", "b"] * 150}, ValueError, "id 'a' is given to more than one"),
         ({"k": 4, "ids": np.zeros(300)}, TypeError, "expected integers or strings"),
         ({"k": 4, "modes": ("bad",)}, ValueError, "bad"),

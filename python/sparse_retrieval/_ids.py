@@ -50,11 +50,14 @@ def as_unique_ids(ids: Any, n: int) -> npt.NDArray[np.int64] | list[str]:
     Raises
     ------
     TypeError, ValueError
-        As :func:`as_ids`; also if there are more or fewer, or one is there twice.
+        As :func:`as_ids`; also if there are more or fewer, one is there twice, or one is -1.
     """
     known = as_ids(ids)
     if len(known) != n:
         raise ValueError(f"{len(known)} ids for {n} items; expected one each")
+    if not isinstance(known, list) and (known == -1).any():
+        at = int(np.flatnonzero(known == -1)[0])
+        raise ValueError(f"item {at} has the id -1, which marks missing results; use another")
     listed = np.array(known, dtype=object) if isinstance(known, list) else known
     _, first, counts = np.unique(listed, return_index=True, return_counts=True)
     if len(first) < n:
