@@ -59,7 +59,8 @@ pub fn pays(data: &ScanRows<'_>, kernels: Kernels) -> bool {
 }
 
 /// Levels as integers.
-struct RoughRows<'a> {
+#[derive(Debug)]
+pub(super) struct RoughRows<'a> {
     layout: &'a RankedLayout,
     /// In the order of the layout's signed levels.
     levels: Vec<i16>,
@@ -73,7 +74,7 @@ struct RoughRows<'a> {
 
 impl<'a> RoughRows<'a> {
     /// `None` where the kernel cannot read the rows, or levels are all 0.
-    fn new(data: &ScanRows<'a>) -> Option<Self> {
+    pub fn new(data: &ScanRows<'a>) -> Option<Self> {
         let RowCoding::Ranked(layout) = data.rows.coding() else {
             return None;
         };
@@ -113,9 +114,15 @@ impl<'a> RoughRows<'a> {
         })
     }
 
-    /// A query with these weights, its `E` and its `g h`; `None` where all weights are 0 or units
-    /// are not sound.
-    fn query(&self, weights: &[f64]) -> Option<(RoughQuery<'a>, f32, f64)> {
+    /// A query with these weights, whose sums order rows as their scores do but for rounding; `None`
+    /// where all weights are 0 or units are not sound.
+    pub fn coarse(&self, weights: &[f64]) -> Option<RoughQuery<'a>> {
+        let (rounded, _) = self.rounded(weights)?;
+        Some(RoughQuery::new(self.layout, &rounded, &self.levels))
+    }
+
+    /// Weights as integers, and their unit `h`; `None` where all are 0 or units are not sound.
+    fn rounded(&self, weights: &[f64]) -> Option<(Vec<i16>, f64)> {
         let largest = weights
             .iter()
             .fold(0.0f64, |largest, weight| largest.max(weight.abs()));
@@ -126,10 +133,20 @@ impl<'a> RoughRows<'a> {
         if !SOUND_UNITS.contains(&unit) || !SOUND_UNITS.contains(&(unit * self.unit)) {
             return None;
         }
-        let rounded: Vec<i16> = weights
+        // `round_ties_even` is a call a number where the compiler may not use SSE 4.1. A number below
+        // 2^51 added to this loses all but its integer, which is then in the lowest bits.
+        const ROUNDING: f64 = 1.5 * (1u64 << 52) as f64;
+        let rounded = weights
             .iter()
-            .map(|weight| (weight / unit).round_ties_even() as i16)
+            .map(|weight| (weight / unit + ROUNDING).to_bits() as i16)
             .collect();
+        Some((rounded, unit))
+    }
+
+    /// A query with these weights, its `E` and its `g h`; `None` where all weights are 0 or units
+    /// are not sound.
+    fn query(&self, weights: &[f64]) -> Option<(RoughQuery<'a>, f32, f64)> {
+        let (rounded, unit) = self.rounded(weights)?;
         let mut magnitudes: Vec<u16> = rounded.iter().map(|w| w.unsigned_abs()).collect();
         let ranks = self.roundings.len().min(magnitudes.len());
         if ranks < magnitudes.len() {

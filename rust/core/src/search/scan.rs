@@ -105,7 +105,7 @@ pub struct ScanRows<'a> {
 }
 
 /// Rows asked for ahead of the one that is scored or copied, where they may stand anywhere.
-pub(super) const ROWS_AHEAD: usize = 8;
+pub(in crate::search) const ROWS_AHEAD: usize = 8;
 
 impl ScanRows<'_> {
     /// The score of one row, by the weights of a table.
@@ -118,7 +118,7 @@ impl ScanRows<'_> {
 
     /// Asks the memory for a row and its scale.
     #[inline]
-    pub(super) fn prefetch(&self, row: usize) {
+    pub(in crate::search) fn prefetch(&self, row: usize) {
         prefetch(self.rows.row_bytes(row));
         self.scales.prefetch(row);
     }

@@ -6,7 +6,8 @@
 //!    row after its centroid, product-quantised to 4 bits a subspace. Sixteen look-ups are one
 //!    instruction, so a row costs about a nanosecond, a tenth of scoring it.
 //! 3. **Rescore.** The rows with the best sums of sketch and centroid are scored from their
-//!    codes, first with weights from atoms in 8 bits; then the best of these, a few more than
+//!    codes, first with weights from atoms in 8 bits, as the rough scan scores rows where it can
+//!    read them (`super::rough`); then the best of these, a few more than
 //!    are asked for, like any row in exact search, in double precision: a returned score is the
 //!    score that exact search returns for that row, bit for bit. Exact weights are most of the
 //!    cost, so they are computed for the latents of these last rows only.

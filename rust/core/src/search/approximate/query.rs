@@ -8,8 +8,10 @@ use super::sketch::Table;
 use super::{Approximate, Clusters, CoarseAtoms};
 use crate::control::Control;
 use crate::kernels::clusters::{SKETCH_BYTES, SKETCH_ROWS};
-use crate::kernels::{prefetch, WeightTable};
+use crate::kernels::{prefetch, RoughQuery, WeightTable, ROUGH_ROWS};
 use crate::search::latents::LatentSet;
+use crate::search::rough::RoughRows;
+use crate::search::scan::ROWS_AHEAD;
 use crate::search::{Hit, ScanRows, Selection, TopK, WeightSource};
 use crate::{Error, Result};
 
@@ -18,6 +20,9 @@ use crate::{Error, Result};
 const LINES_AHEAD: usize = 16;
 /// Bytes of a cache line.
 const LINE_BYTES: usize = 64;
+
+/// Rows that are copied together to be scored.
+const ROWS_A_COPY: usize = 32 * ROUGH_ROWS;
 
 /// How much a sketch counts beside the centroid. Quantising shortens what a row has beyond its
 /// centroid; for a query of no relation the mean error is 0 at 1, but of the rows that matter,
@@ -52,6 +57,7 @@ pub fn search(
         source,
         clusters: &clusters,
         coarse,
+        rough: RoughRows::new(data),
         setting,
         k,
         selection,
@@ -82,6 +88,9 @@ struct Scratch {
     levels: Vec<i16>,
     routes: Vec<i32>,
     order: Vec<(f32, u32)>,
+    /// The bytes of some rows to score, and their sums.
+    bytes: Vec<u8>,
+    sums: Vec<i32>,
     sketch: Table,
     candidates: Candidates,
 }
@@ -95,6 +104,8 @@ impl Scratch {
             levels: Vec::new(),
             routes: Vec::new(),
             order: Vec::new(),
+            bytes: Vec::new(),
+            sums: Vec::new(),
             sketch: Table::default(),
             candidates: Candidates::default(),
         })
@@ -107,6 +118,8 @@ struct Asked<'a> {
     source: &'a WeightSource<'a>,
     clusters: &'a Clusters<'a>,
     coarse: &'a CoarseAtoms,
+    /// Where rows can be scored by 16-bit weights.
+    rough: Option<RoughRows<'a>>,
     setting: Approximate,
     k: usize,
     selection: Selection<'a>,
@@ -299,10 +312,48 @@ impl Asked<'_> {
         {
             *weight = f64::from(route) * unit * f64::from(atom_unit);
         }
-        let best = self.best(wanted, &scratch.candidates.rows, &scratch.table);
+        let query = self.rough.as_ref().and_then(|rows| rows.coarse(weights));
+        let best = match query {
+            Some(query) => self.best_by_rough_sums(wanted, &query, scratch),
+            None => self.best(wanted, &scratch.candidates.rows, &scratch.table),
+        };
         scratch.candidates.rows.clear();
         let rows = best.into_iter().map(|hit| hit.position as u32);
         scratch.candidates.rows.extend(rows);
+    }
+
+    /// The best of the candidates by their rough sums: a third of the time of scores in double
+    /// precision. Rows are copied to where a kernel reads several at once.
+    fn best_by_rough_sums(
+        &self,
+        wanted: usize,
+        query: &RoughQuery<'_>,
+        scratch: &mut Scratch,
+    ) -> Vec<Hit> {
+        let (data, rows) = (self.data, &scratch.candidates.rows);
+        let mut top = TopK::new(wanted);
+        for first in (0..rows.len()).step_by(ROWS_A_COPY) {
+            let part = &rows[first..rows.len().min(first + ROWS_A_COPY)];
+            scratch.bytes.clear();
+            for (i, &row) in (first..).zip(part) {
+                if let Some(&ahead) = rows.get(i + ROWS_AHEAD) {
+                    data.prefetch(ahead as usize);
+                }
+                let bytes = data.rows.row_bytes(row as usize);
+                scratch.bytes.extend_from_slice(bytes);
+            }
+            // rows of zeros fill the last block
+            let padded = part.len().next_multiple_of(ROUGH_ROWS);
+            scratch.bytes.resize(padded * query.row_bytes(), 0);
+            scratch.sums.resize(padded, 0);
+            let kernels = self.source.kernels;
+            kernels.rough_sums(query, &scratch.bytes, &mut scratch.sums);
+            for (&row, &sum) in part.iter().zip(&scratch.sums) {
+                let score = f64::from(sum) * data.scales.get(row as usize);
+                top.push(score, u64::from(row));
+            }
+        }
+        top.into_sorted()
     }
 
     /// The best of some rows, with the weights of a table.
