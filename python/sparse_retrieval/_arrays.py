@@ -15,6 +15,9 @@ FloatT = TypeVar("FloatT", np.float32, np.float64)
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
+#: Numbers whose product with themselves every BLAS finds on the thread that asks.
+_FEW = 4096
+
 
 def as_numbers(x: Any, name: str) -> npt.NDArray[Any]:
     """An array of real numbers; torch tensors on any device and Arrow columns are accepted.
@@ -111,9 +114,10 @@ def check_finite(rows: npt.NDArray[np.floating[Any]], name: str, *, step: int = 
     ValueError
         With the row, the column and the number.
     """
-    # in the usual case one pass that makes no array: a sum of squares that is no larger than this
-    # has no term that is; NaN is not smaller than anything
-    if np.vdot(rows, rows) <= _FLOAT32_MAX:
+    # of few numbers, as of one query, the quickest: a sum of squares that is no larger than this
+    # has no term that is, and NaN is not smaller than anything. Of many a BLAS would wake its
+    # threads, which then wait for more to do as busily as if they did it
+    if rows.size <= _FEW and np.vdot(rows, rows) <= _FLOAT32_MAX:
         return
     with np.errstate(over="ignore", invalid="ignore"):
         total = np.abs(rows).max(initial=0.0)
