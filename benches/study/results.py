@@ -72,9 +72,12 @@ def of_set(plan: Plan, name: str, before: dict[str, Any] | None = None) -> dict[
     parts = plan.split(name)
     known = datasets.DATA_SETS[name]
     sha256, outline = datasets.digest(parts), datasets.outline(parts)
-    if before is not None and before["sha256"] != sha256:
-        alike = datasets.same_outline(before.get("outline", []), outline)
-        before = before if alike else None
+    if (
+        before is not None
+        and before["sha256"] != sha256
+        and not datasets.same_outline(before.get("outline", []), outline)
+    ):
+        before = None
     earlier: dict[str, dict[str, Any]] = {}
     if before is not None:
         earlier = {row["setting"]: row for row in before["rows"]}
