@@ -40,7 +40,9 @@ pub use decode::decode_rank;
 use generic::LANES;
 pub use generic::{dot, norm};
 use integers::IntegerRow;
-pub use postings::{add_list, bound_value, prefetch, prefetch_far, Chunk, Sum, POSITIONS, SUMS};
+pub use postings::{
+    add_list, bound_value, prefetch, prefetch_far, Chunk, Reached, Sum, POSITIONS, SUMS,
+};
 pub use rough::{RoughQuery, RoughScales, ROUGH_LEVELS, ROUGH_ROWS};
 pub use tile::{IntegerRows, Passed, Tile, TileLayout, TILE};
 
@@ -433,8 +435,8 @@ impl Kernels {
         unsafe { S::count(&self)(sums, least) }
     }
 
-    /// Appends the places of all sums of at least `least`, ascending; with `clear`, all sums are
-    /// 0 afterwards.
+    /// Appends all sums of at least `least` by ascending place; with `clear`, all sums are 0
+    /// afterwards.
     ///
     /// # Panics
     /// Where there are more than [`SUMS`] sums.
@@ -443,7 +445,7 @@ impl Kernels {
         sums: &mut [S],
         least: S,
         clear: bool,
-        found: &mut Vec<u16>,
+        found: &mut Vec<Reached>,
     ) {
         assert!(sums.len() <= SUMS);
         // SAFETY: the CPU has the instructions (Self::of is the only way to a Kernels).

@@ -1,6 +1,7 @@
 //! The plain definitions that the kernels are held against; tests only. Shares no code with
 //! them: rows are read pair by pair, lanes are spelled out.
 
+use super::{Reached, Sum};
 use crate::codes::RowsView;
 
 /// The score of a row by the order that the module's head defines.
@@ -26,9 +27,14 @@ pub fn project(atom: &[f32], query: &[f64]) -> f64 {
 }
 
 /// The places of the sums that are at least `least`.
-pub fn at_least<S: Ord>(sums: &[S], least: &S) -> Vec<u16> {
-    let places = (0..sums.len()).filter(|&i| sums[i] >= *least);
-    places.map(|i| i as u16).collect()
+pub fn at_least<S: Sum>(sums: &[S], least: S) -> Vec<Reached> {
+    let places = (0..sums.len()).filter(|&i| sums[i] >= least);
+    places
+        .map(|i| Reached {
+            place: i as u16,
+            sum: sums[i].wide(),
+        })
+        .collect()
 }
 
 /// What a list of (bound, positions) adds to sums, in double precision.

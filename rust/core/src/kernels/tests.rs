@@ -429,7 +429,7 @@ fn finds_what_the_oracle_finds<S: Sum + std::fmt::Debug>(
     sums: &[S],
     least: S,
 ) -> std::result::Result<(), TestCaseError> {
-    let expected = oracle::at_least(sums, &least);
+    let expected = oracle::at_least(sums, least);
     for kernels in Kernels::available() {
         let isa = kernels.isa();
         prop_assert_eq!(
@@ -439,7 +439,7 @@ fn finds_what_the_oracle_finds<S: Sum + std::fmt::Debug>(
             isa
         );
         let mut left = sums.to_vec();
-        let mut found = vec![7];
+        let mut found = vec![Reached { place: 7, sum: 7 }];
         kernels.find_at_least(&mut left, least, false, &mut found);
         prop_assert_eq!(&found[1..], &expected[..], "{:?}", isa);
         prop_assert_eq!(&left[..], sums, "{:?}", isa);

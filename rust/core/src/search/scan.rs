@@ -131,6 +131,9 @@ impl ScanRows<'_> {
         positions: &[P],
         mut each: impl FnMut(u64, f64),
     ) {
+        for &first in positions.iter().take(ROWS_AHEAD) {
+            self.prefetch(first.into() as usize);
+        }
         for (i, &position) in positions.iter().enumerate() {
             if let Some(&ahead) = positions.get(i + ROWS_AHEAD) {
                 self.prefetch(ahead.into() as usize);

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use crate::kernels::postings::{count_at_least, find_at_least, Sum, SumKernels};
+use crate::kernels::postings::{count_at_least, find_at_least, Reached, Sum, SumKernels};
 
 /// Those for AVX2.
 pub const AVX2: SumKernels = SumKernels {
@@ -37,7 +37,7 @@ unsafe fn count_avx512<S: Sum>(sums: &[S], least: S) -> usize {
 /// # Safety
 /// The CPU has AVX2.
 #[target_feature(enable = "avx2")]
-unsafe fn find8_avx2(sums: &mut [u8], least: u8, clear: bool, found: &mut Vec<u16>) {
+unsafe fn find8_avx2(sums: &mut [u8], least: u8, clear: bool, found: &mut Vec<Reached>) {
     if clear {
         find8_by_four::<true>(sums, least, found);
     } else {
@@ -50,7 +50,7 @@ const WIDE_AVX2: usize = 32;
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn find8_by_four<const CLEAR: bool>(sums: &mut [u8], least: u8, found: &mut Vec<u16>) {
+fn find8_by_four<const CLEAR: bool>(sums: &mut [u8], least: u8, found: &mut Vec<Reached>) {
     const WIDE: usize = WIDE_AVX2;
     let leasts = _mm256_set1_epi8(least as i8);
     let mut groups = sums.chunks_exact_mut(4 * WIDE);
@@ -91,13 +91,14 @@ fn reached8(sums: __m256i, leasts: __m256i) -> u32 {
 #[cold]
 #[inline(never)]
 #[target_feature(enable = "avx2")]
-fn push_group(group: &[u8], least: u8, first: usize, found: &mut Vec<u16>) {
+fn push_group(group: &[u8], least: u8, first: usize, found: &mut Vec<Reached>) {
     let leasts = _mm256_set1_epi8(least as i8);
     for (i, sums) in group.chunks_exact(WIDE_AVX2).enumerate() {
         // SAFETY: there are 32 bytes; loadu needs no alignment.
-        let sums = unsafe { _mm256_loadu_si256(sums.as_ptr().cast()) };
+        let all = unsafe { _mm256_loadu_si256(sums.as_ptr().cast()) };
         push_bits(
-            u64::from(reached8(sums, leasts)),
+            u64::from(reached8(all, leasts)),
+            sums,
             first + i * WIDE_AVX2,
             found,
         );
@@ -107,28 +108,26 @@ fn push_group(group: &[u8], least: u8, first: usize, found: &mut Vec<u16>) {
 /// # Safety
 /// The CPU has AVX2.
 #[target_feature(enable = "avx2")]
-unsafe fn find16_avx2(sums: &mut [u16], least: u16, clear: bool, found: &mut Vec<u16>) {
+unsafe fn find16_avx2(sums: &mut [u16], least: u16, clear: bool, found: &mut Vec<Reached>) {
     const WIDE: usize = 16;
     let leasts = _mm256_set1_epi16(least as i16);
     let mut groups = sums.chunks_exact_mut(WIDE);
     let mut first = 0;
     for group in &mut groups {
-        // SAFETY: the group has the 32 bytes that are read and written; loadu and storeu need
-        // no alignment.
+        // SAFETY: the group has the 32 bytes that are read; loadu needs no alignment.
         let reached = unsafe {
-            let place = group.as_mut_ptr().cast::<__m256i>();
-            let sums = _mm256_loadu_si256(place);
-            if clear {
-                _mm256_storeu_si256(place, _mm256_setzero_si256());
-            }
+            let sums = _mm256_loadu_si256(group.as_ptr().cast());
             _mm256_cmpeq_epi16(_mm256_max_epu16(sums, leasts), sums)
         };
         // two equal bits a sum
         let mut mask = _mm256_movemask_epi8(reached) as u32;
         while mask != 0 {
             let bit = mask.trailing_zeros();
-            found.push((first + bit as usize / 2) as u16);
+            push(group, bit as usize / 2, first, found);
             mask &= !(3 << bit);
+        }
+        if clear {
+            group.fill(0);
         }
         first += WIDE;
     }
@@ -138,27 +137,28 @@ unsafe fn find16_avx2(sums: &mut [u16], least: u16, clear: bool, found: &mut Vec
 /// # Safety
 /// The CPU has AVX-512 F, VL, BW and DQ.
 #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq")]
-unsafe fn find8_avx512(sums: &mut [u8], least: u8, clear: bool, found: &mut Vec<u16>) {
+unsafe fn find8_avx512(sums: &mut [u8], least: u8, clear: bool, found: &mut Vec<Reached>) {
     const WIDE: usize = 64;
     let leasts = _mm512_set1_epi8(least as i8);
     let mut groups = sums.chunks_exact_mut(2 * WIDE);
     let mut first = 0;
     for group in &mut groups {
         let place = group.as_mut_ptr().cast::<__m512i>();
-        // SAFETY: the group has the 128 bytes that are read and written; loadu and storeu need
-        // no alignment.
-        let (low, high) = unsafe {
-            let both = (_mm512_loadu_si512(place), _mm512_loadu_si512(place.add(1)));
-            if clear {
+        // SAFETY: the group has the 128 bytes that are read; loadu needs no alignment.
+        let (low, high) = unsafe { (_mm512_loadu_si512(place), _mm512_loadu_si512(place.add(1))) };
+        // few groups have any: one branch for both
+        if _mm512_cmpge_epu8_mask(_mm512_max_epu8(low, high), leasts) != 0 {
+            let (lows, highs) = group.split_at(WIDE);
+            push_bits(_mm512_cmpge_epu8_mask(low, leasts), lows, first, found);
+            let high = _mm512_cmpge_epu8_mask(high, leasts);
+            push_bits(high, highs, first + WIDE, found);
+        }
+        if clear {
+            // SAFETY: the group has the 128 bytes that are written; storeu needs no alignment.
+            unsafe {
                 _mm512_storeu_si512(place, _mm512_setzero_si512());
                 _mm512_storeu_si512(place.add(1), _mm512_setzero_si512());
             }
-            both
-        };
-        // few groups have any: one branch for both
-        if _mm512_cmpge_epu8_mask(_mm512_max_epu8(low, high), leasts) != 0 {
-            push_bits(_mm512_cmpge_epu8_mask(low, leasts), first, found);
-            push_bits(_mm512_cmpge_epu8_mask(high, leasts), first + WIDE, found);
         }
         first += 2 * WIDE;
     }
@@ -168,44 +168,57 @@ unsafe fn find8_avx512(sums: &mut [u8], least: u8, clear: bool, found: &mut Vec<
 /// # Safety
 /// The CPU has AVX-512 F, VL, BW and DQ.
 #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq")]
-unsafe fn find16_avx512(sums: &mut [u16], least: u16, clear: bool, found: &mut Vec<u16>) {
+unsafe fn find16_avx512(sums: &mut [u16], least: u16, clear: bool, found: &mut Vec<Reached>) {
     const WIDE: usize = 64;
     let leasts = _mm512_set1_epi16(least as i16);
     let mut groups = sums.chunks_exact_mut(WIDE);
     let mut first = 0;
     for group in &mut groups {
-        // SAFETY: the group has the 128 bytes that are read and written; loadu and storeu need
-        // no alignment.
+        // SAFETY: the group has the 128 bytes that are read; loadu needs no alignment.
         let mask = unsafe {
-            let place = group.as_mut_ptr().cast::<__m512i>();
+            let place = group.as_ptr().cast::<__m512i>();
             let (low, high) = (_mm512_loadu_si512(place), _mm512_loadu_si512(place.add(1)));
-            if clear {
-                _mm512_storeu_si512(place, _mm512_setzero_si512());
-                _mm512_storeu_si512(place.add(1), _mm512_setzero_si512());
-            }
             let low = u64::from(_mm512_cmpge_epu16_mask(low, leasts));
             low | u64::from(_mm512_cmpge_epu16_mask(high, leasts)) << 32
         };
-        push_bits(mask, first, found);
+        push_bits(mask, group, first, found);
+        if clear {
+            group.fill(0);
+        }
         first += WIDE;
     }
     find_rest(groups.into_remainder(), first, least, clear, found);
 }
 
-/// Appends the places of the set bits, the lowest of which stands for the sum `first`.
+/// Appends the sums of the set bits; the first sum of `sums` is number `first`.
 #[inline(always)]
-fn push_bits(mut mask: u64, first: usize, found: &mut Vec<u16>) {
+fn push_bits<S: Sum>(mut mask: u64, sums: &[S], first: usize, found: &mut Vec<Reached>) {
     while mask != 0 {
-        found.push((first + mask.trailing_zeros() as usize) as u16);
+        push(sums, mask.trailing_zeros() as usize, first, found);
         mask &= mask - 1;
     }
 }
 
+/// Appends a sum; the first of `sums` is number `first`.
+#[inline(always)]
+fn push<S: Sum>(sums: &[S], i: usize, first: usize, found: &mut Vec<Reached>) {
+    found.push(Reached {
+        place: (first + i) as u16,
+        sum: sums[i].wide(),
+    });
+}
+
 /// The last, incomplete group, whose first sum is number `first`.
-fn find_rest<S: Sum>(rest: &mut [S], first: usize, least: S, clear: bool, found: &mut Vec<u16>) {
+fn find_rest<S: Sum>(
+    rest: &mut [S],
+    first: usize,
+    least: S,
+    clear: bool,
+    found: &mut Vec<Reached>,
+) {
     let start = found.len();
     find_at_least(rest, least, clear, found);
-    for place in &mut found[start..] {
-        *place += first as u16;
+    for reached in &mut found[start..] {
+        reached.place += first as u16;
     }
 }

@@ -1,6 +1,6 @@
 //! What a task of a walk needs for itself.
 
-use crate::kernels::{WeightTable, SUMS};
+use crate::kernels::{Reached, WeightTable, SUMS};
 use crate::memory::OwnedSlice;
 use crate::search::ScanRows;
 use crate::Result;
@@ -14,14 +14,26 @@ pub(super) struct Scratch {
     pub(super) rest: Rest,
 }
 
+/// A row that may be one of the best.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Held {
+    /// What its score is at most.
+    pub(super) bound: f64,
+    pub(super) row: u64,
+    pub(super) is_scored: bool,
+}
+
 /// A scratch without its sums.
 #[derive(Debug)]
 pub(super) struct Rest {
     pub(super) block_items: usize,
     pub(super) table: WeightTable,
-    pub(super) found: Vec<u16>,
-    pub(super) pending: Vec<usize>,
-    /// Rows of which all that reach guess and threshold are scored or pending.
+    pub(super) found: Vec<Reached>,
+    /// Rows that reach guess and threshold.
+    pub(super) held: Vec<Held>,
+    /// Rows to be scored.
+    pub(super) rows: Vec<u64>,
+    /// Rows of which all that reach guess and threshold are scored or held.
     pub(super) seen: usize,
     /// The number of rows seen from which on the guess is made anew.
     pub(super) due: usize,
@@ -36,8 +48,9 @@ impl Scratch {
                 block_items,
                 table: WeightTable::zeros(&data.rows)?,
                 found: Vec::new(),
-                pending: Vec::new(),
+                held: Vec::new(),
                 seen: 0,
+                rows: Vec::new(),
                 due: 0,
             },
         })

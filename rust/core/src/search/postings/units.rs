@@ -42,9 +42,18 @@ impl Units {
         (weight * self.in_one) as f32
     }
 
+    /// What the score of a row with this sum is at most; infinity where one of its gains may have
+    /// been cut.
+    pub(super) fn bound(&self, sum: u16) -> f64 {
+        if f32::from(sum) > self.cap {
+            return f64::INFINITY;
+        }
+        f64::from(sum) * self.unit * ROUNDED
+    }
+
     /// The sum that a score of `threshold` needs; at least 1.
     pub(super) fn least(&self, threshold: f64) -> i32 {
-        let sum = (threshold * MARGIN / self.unit).floor();
+        let sum = (threshold * MARGIN / self.unit).ceil();
         sum.min(f64::from(self.cap).floor()).max(1.0) as i32
     }
 }

@@ -43,7 +43,7 @@ use std::cell::Cell;
 use std::ops::Range;
 
 use super::query::{Guesses, Query, Term};
-use super::scratch::{Rest, Scratch};
+use super::scratch::{Held, Rest, Scratch};
 use super::units::{Units, CAP, MARGIN, NO_CAP, ROUNDED};
 use super::{bound_value, Chunk, PostingsView};
 use crate::control::Control;
@@ -69,6 +69,12 @@ const ROWS_A_SAMPLE: usize = 4096;
 
 /// Rows of a block that are scanned at once where the walk leaves places free.
 const ROWS_A_SCAN: usize = 512;
+
+/// Rows that are scored, at least, before it is looked what they leave out.
+const ROWS_A_STEP: usize = 16;
+
+/// Rows that a task holds before it scores them, or twice k where that is more.
+const MOST_HELD: usize = 4096;
 
 thread_local! {
     /// The last task's scratch; its sums and weights are 0. Making them anew costs as much as
@@ -274,12 +280,19 @@ impl<'a> Walk<'a> {
         for block in blocks.clone() {
             self.control.check()?;
             let rows = self.rows_of(block);
-            if self.selection.block_has_any(rows.clone()) {
-                self.block(query, block, &mut lists, &mut top, sums, scratch);
+            let admitted = self.selection.count_about(rows.clone());
+            if self.selection.block_has_any(rows) {
+                self.block(query, block, admitted, &mut lists, &mut top, sums, scratch);
             }
-            scratch.seen += self.selection.count_about(rows);
+            scratch.seen += admitted;
+            let is_much = scratch.held.len() > MOST_HELD.max(self.k.saturating_mul(2));
+            if !query.has_guess() || is_much {
+                self.settle(query, &mut top, scratch);
+            } else if scratch.seen >= scratch.due {
+                self.guess(query, scratch.seen, &mut top, scratch);
+            }
         }
-        self.score_pending(query, &mut top, scratch);
+        self.settle(query, &mut top, scratch);
         Ok(top)
     }
 
@@ -293,14 +306,14 @@ impl<'a> Walk<'a> {
         &self,
         query: &Query<'_>,
         block: usize,
+        admitted: usize,
         lists: &mut Vec<(f64, &'a [Chunk])>,
         top: &mut TopK,
         sums: &mut [S; SUMS],
         scratch: &mut Rest,
     ) {
-        let aim = query.aim(top);
-        let Some(units) = self.lists_of::<S>(query, block, aim, lists) else {
-            return self.score_pending(query, top, scratch);
+        let Some(units) = self.lists_of::<S>(query, block, query.aim(top), lists) else {
+            return;
         };
         for (weight, list) in lists {
             add_list(list, units.of(*weight), units.cap, sums);
@@ -308,23 +321,41 @@ impl<'a> Walk<'a> {
         // the place of what fills chunks
         let items = self.postings.block_items();
         sums[items] = S::default();
-        // the rows of the last block that were asked for are here by now
-        self.score_pending(query, top, scratch);
         let rows = self.rows_of(block);
         if query.aim(top) == 0.0 {
-            self.begin(query, rows.clone(), top, &mut sums[..rows.len()], scratch);
+            let seen = scratch.seen + admitted;
+            let sums = &mut sums[..rows.len()];
+            self.begin(query, &rows, seen, &units, top, sums, scratch);
         }
-        let least = units.least(query.aim(top));
+        let least = S::of(units.least(query.aim(top)));
         // beyond the rows there is something in the sums of a damaged file only
         let sums = &mut sums[..(items + 1).next_multiple_of(64).min(SUMS)];
+        self.hold(query, &rows, &units, least, true, sums, scratch);
+    }
+
+    /// Takes note of the rows whose sums are at least `least`; with `clear`, all sums are 0
+    /// afterwards.
+    fn hold<S: Sum>(
+        &self,
+        query: &Query<'_>,
+        rows: &Range<usize>,
+        units: &Units,
+        least: S,
+        clear: bool,
+        sums: &mut [S],
+        scratch: &mut Rest,
+    ) {
         scratch.found.clear();
         let kernels = self.source.kernels;
-        kernels.find_at_least(sums, S::of(least), true, &mut scratch.found);
-        for &position in &scratch.found {
-            let row = rows.start + usize::from(position);
+        kernels.find_at_least(sums, least, clear, &mut scratch.found);
+        for reached in &scratch.found {
+            let row = rows.start + usize::from(reached.place);
             if row < rows.end && self.selection.admits(query.number, row as u64) {
-                self.data.prefetch(row);
-                scratch.pending.push(row);
+                scratch.held.push(Held {
+                    bound: units.bound(reached.sum),
+                    row: row as u64,
+                    is_scored: false,
+                });
             }
         }
     }
@@ -381,29 +412,41 @@ impl<'a> Walk<'a> {
     fn begin<S: Sum>(
         &self,
         query: &Query<'_>,
-        rows: Range<usize>,
+        rows: &Range<usize>,
+        seen: usize,
+        units: &Units,
         top: &mut TopK,
         sums: &mut [S],
         scratch: &mut Rest,
     ) {
-        let seen = scratch.seen + self.selection.count_about(rows.clone());
         if let Some(rank) = self.rank_of_guess(query, seen) {
-            // sums are above scores, so that more of them are looked at
-            let wanted = self.k.min(rank + rank / 2 + 4);
-            self.score_largest(query, rows.clone(), wanted, top, sums, scratch);
-            self.guess(query, top, seen);
+            self.hold_largest(query, rows, units, self.wanted(rank), sums, scratch);
+            self.guess(query, seen, top, scratch);
         }
         if query.aim(top) == 0.0 {
-            self.score_largest(query, rows, self.k, top, sums, scratch);
+            self.hold_largest(query, rows, units, self.k, sums, scratch);
+            self.settle(query, top, scratch);
         }
     }
 
-    /// Raises the guess to what the rows seen so far let expect of the k-th best score of all.
-    fn guess(&self, query: &Query<'_>, top: &mut TopK, seen: usize) {
-        let rank = self.rank_of_guess(query, seen);
-        if let Some(score) = rank.and_then(|rank| top.score_of(rank)) {
+    /// Raises the guess to what `seen` rows, of which the best are held or scored, let expect of
+    /// the k-th best score of all; forgets the rows that don't reach it.
+    fn guess(&self, query: &Query<'_>, seen: usize, top: &mut TopK, scratch: &mut Rest) {
+        scratch.due = 2 * seen;
+        let Some(rank) = self.rank_of_guess(query, seen) else {
+            return;
+        };
+        self.score_best(self.wanted(rank), top, scratch);
+        if let Some(score) = top.score_of(rank) {
             query.raise_guess(score);
+            scratch.held.retain(|row| row.bound >= score);
         }
+    }
+
+    /// How many rows are scored for the `rank`-th best score of them all: bounds order rows
+    /// otherwise than scores.
+    fn wanted(&self, rank: usize) -> usize {
+        self.k.min(rank + rank / 2 + 4)
     }
 
     /// The rank among the best of `seen` rows whose score the k-th best of all is expected to
@@ -414,13 +457,14 @@ impl<'a> Walk<'a> {
         query.rank_of_guess(self.k, part?)
     }
 
-    /// Scores the rows with the `wanted` largest sums and takes them out of the sums.
-    fn score_largest<S: Sum>(
+    /// Takes note of the rows with the `wanted` largest sums and of some more, and takes them out
+    /// of the sums.
+    fn hold_largest<S: Sum>(
         &self,
         query: &Query<'_>,
-        rows: Range<usize>,
+        rows: &Range<usize>,
+        units: &Units,
         wanted: usize,
-        top: &mut TopK,
         sums: &mut [S],
         scratch: &mut Rest,
     ) {
@@ -445,42 +489,49 @@ impl<'a> Walk<'a> {
         while count(sums, least) < wanted {
             least = (least * 7 / 8).max(1);
         }
-        scratch.found.clear();
-        kernels.find_at_least(sums, S::of(least), false, &mut scratch.found);
-        for &position in &scratch.found {
-            sums[usize::from(position)] = S::default();
-            let row = rows.start + usize::from(position);
-            if self.selection.admits(query.number, row as u64) {
-                self.score(row, top, &scratch.table);
-            }
+        self.hold(query, rows, units, S::of(least), false, sums, scratch);
+        for reached in &scratch.found {
+            sums[usize::from(reached.place)] = S::default();
         }
-        top.tighten();
-        query.raise(top);
     }
 
-    fn score_pending(&self, query: &Query<'_>, top: &mut TopK, scratch: &mut Rest) {
-        if scratch.pending.is_empty() {
-            return;
-        }
-        for &row in &scratch.pending {
-            self.score(row, top, &scratch.table);
-        }
-        scratch.pending.clear();
-        // with a guess it is rows seen that raise what is aimed at, and their number grows slowly
-        if !query.has_guess() || scratch.seen >= scratch.due {
-            scratch.due = scratch.seen + scratch.seen / 2;
-            self.guess(query, top, scratch.seen);
+    /// Scores the rows held, those of the largest bounds first: mostly they are the best, and
+    /// what they reach leaves most others out.
+    fn settle(&self, query: &Query<'_>, top: &mut TopK, scratch: &mut Rest) {
+        let mut step = self.k;
+        while !scratch.held.is_empty() {
+            self.score_best(step, top, scratch);
             top.tighten();
             query.raise(top);
+            let reached = query.threshold(top);
+            scratch
+                .held
+                .retain(|row| !row.is_scored && row.bound >= reached);
+            step = (self.k / 2).max(ROWS_A_STEP);
         }
     }
 
-    /// Scores a row and takes it where its score is positive.
-    fn score(&self, row: usize, top: &mut TopK, table: &WeightTable) {
-        let score = self.data.score(self.source.kernels, table, row);
-        if score > 0.0 {
-            top.push(score, row as u64);
+    /// Scores the `n` rows of the largest bounds that are held, or all, and takes those whose
+    /// score is positive.
+    fn score_best(&self, n: usize, top: &mut TopK, scratch: &mut Rest) {
+        let Rest {
+            held, rows, table, ..
+        } = scratch;
+        if n < held.len() && n > 0 {
+            held.select_nth_unstable_by(n - 1, |a, b| b.bound.total_cmp(&a.bound));
         }
+        rows.clear();
+        let best = held.iter_mut().take(n).filter(|row| !row.is_scored);
+        rows.extend(best.map(|row| {
+            row.is_scored = true;
+            row.row
+        }));
+        let kernels = self.source.kernels;
+        self.data.score_each(kernels, table, rows, |row, score| {
+            if score > 0.0 {
+                top.push(score, row);
+            }
+        });
     }
 
     /// Fills `top` up to k rows, of which it holds all of positive score if `found_positive`.
