@@ -34,10 +34,15 @@
 //!    if the k-th of them reaches every guess. Otherwise the query is walked again without, from
 //!    the score that k rows have been found to reach.
 //!
-//! Rows whose sums reach the threshold are scored by the same kernel as in a scan, so scores
-//! have the same bits. Thresholds are scores of rows that were scored: they only decide what is
-//! left out, and never leave out a row of the best k. So results do not depend on the order of
-//! blocks or on threads.
+//! 7. *Bounds of rows.* A score of at least `h > 0` needs a sum of at least `h (1 - 2^-39) / e` (1
+//!    and 2), so a row whose gains were not cut scores at most `e` times its sum times `1 + 2^-38`
+//!    ([`Units::bound`]). Rows whose sums reach guess and threshold are held with this bound and
+//!    scored at the end, the largest bounds first, until what k of them reach is above every
+//!    bound that is left.
+//!
+//! Rows are scored by the same kernel as in a scan, so scores have the same bits. Thresholds are
+//! scores of rows that were scored: they only decide what is left out, and never leave out a row
+//! of the best k. So results do not depend on the order of blocks or on threads.
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -124,6 +129,14 @@ pub fn walk(
     let ranges = walk.block_ranges(codes.len());
     let queries = (0..codes.len()).collect();
     try_map(queries, |query| walk.answer(query, &ranges))
+}
+
+/// A block whose lists are added up.
+struct Added<'a, S> {
+    rows: Range<usize>,
+    units: Units,
+    /// Those of the rows, and some more that stand for none.
+    sums: &'a mut [S],
 }
 
 /// All that the tasks of a search share.
@@ -280,11 +293,10 @@ impl<'a> Walk<'a> {
         for block in blocks.clone() {
             self.control.check()?;
             let rows = self.rows_of(block);
-            let admitted = self.selection.count_about(rows.clone());
-            if self.selection.block_has_any(rows) {
-                self.block(query, block, admitted, &mut lists, &mut top, sums, scratch);
+            if self.selection.block_has_any(rows.clone()) {
+                self.block(query, block, &mut lists, &mut top, sums, scratch);
             }
-            scratch.seen += admitted;
+            scratch.seen += self.selection.count_about(rows);
             let is_much = scratch.held.len() > MOST_HELD.max(self.k.saturating_mul(2));
             if !query.has_guess() || is_much {
                 self.settle(query, &mut top, scratch);
@@ -306,7 +318,6 @@ impl<'a> Walk<'a> {
         &self,
         query: &Query<'_>,
         block: usize,
-        admitted: usize,
         lists: &mut Vec<(f64, &'a [Chunk])>,
         top: &mut TopK,
         sums: &mut [S; SUMS],
@@ -321,16 +332,17 @@ impl<'a> Walk<'a> {
         // the place of what fills chunks
         let items = self.postings.block_items();
         sums[items] = S::default();
-        let rows = self.rows_of(block);
+        // beyond the rows there is something in the sums of a damaged file only
+        let mut added = Added {
+            rows: self.rows_of(block),
+            units,
+            sums: &mut sums[..(items + 1).next_multiple_of(64).min(SUMS)],
+        };
         if query.aim(top) == 0.0 {
-            let seen = scratch.seen + admitted;
-            let sums = &mut sums[..rows.len()];
-            self.begin(query, &rows, seen, &units, top, sums, scratch);
+            self.begin(query, &mut added, top, scratch);
         }
         let least = S::of(units.least(query.aim(top)));
-        // beyond the rows there is something in the sums of a damaged file only
-        let sums = &mut sums[..(items + 1).next_multiple_of(64).min(SUMS)];
-        self.hold(query, &rows, &units, least, true, sums, scratch);
+        self.hold(query, &mut added, least, true, scratch);
     }
 
     /// Takes note of the rows whose sums are at least `least`; with `clear`, all sums are 0
@@ -338,21 +350,19 @@ impl<'a> Walk<'a> {
     fn hold<S: Sum>(
         &self,
         query: &Query<'_>,
-        rows: &Range<usize>,
-        units: &Units,
+        added: &mut Added<'_, S>,
         least: S,
         clear: bool,
-        sums: &mut [S],
         scratch: &mut Rest,
     ) {
         scratch.found.clear();
         let kernels = self.source.kernels;
-        kernels.find_at_least(sums, least, clear, &mut scratch.found);
+        kernels.find_at_least(added.sums, least, clear, &mut scratch.found);
         for reached in &scratch.found {
-            let row = rows.start + usize::from(reached.place);
-            if row < rows.end && self.selection.admits(query.number, row as u64) {
+            let row = added.rows.start + usize::from(reached.place);
+            if row < added.rows.end && self.selection.admits(query.number, row as u64) {
                 scratch.held.push(Held {
-                    bound: units.bound(reached.sum),
+                    bound: added.units.bound(reached.sum),
                     row: row as u64,
                     is_scored: false,
                 });
@@ -412,19 +422,17 @@ impl<'a> Walk<'a> {
     fn begin<S: Sum>(
         &self,
         query: &Query<'_>,
-        rows: &Range<usize>,
-        seen: usize,
-        units: &Units,
+        added: &mut Added<'_, S>,
         top: &mut TopK,
-        sums: &mut [S],
         scratch: &mut Rest,
     ) {
+        let seen = scratch.seen + self.selection.count_about(added.rows.clone());
         if let Some(rank) = self.rank_of_guess(query, seen) {
-            self.hold_largest(query, rows, units, self.wanted(rank), sums, scratch);
+            self.hold_largest(query, added, self.wanted(rank), scratch);
             self.guess(query, seen, top, scratch);
         }
         if query.aim(top) == 0.0 {
-            self.hold_largest(query, rows, units, self.k, sums, scratch);
+            self.hold_largest(query, added, self.k, scratch);
             self.settle(query, top, scratch);
         }
     }
@@ -462,12 +470,11 @@ impl<'a> Walk<'a> {
     fn hold_largest<S: Sum>(
         &self,
         query: &Query<'_>,
-        rows: &Range<usize>,
-        units: &Units,
+        added: &mut Added<'_, S>,
         wanted: usize,
-        sums: &mut [S],
         scratch: &mut Rest,
     ) {
+        let sums = &added.sums[..added.rows.len()];
         let kernels = self.source.kernels;
         let count = |sums: &[S], least: i32| kernels.count_at_least(sums, S::of(least));
         if count(sums, 1) < wanted {
@@ -489,9 +496,9 @@ impl<'a> Walk<'a> {
         while count(sums, least) < wanted {
             least = (least * 7 / 8).max(1);
         }
-        self.hold(query, rows, units, S::of(least), false, sums, scratch);
+        self.hold(query, added, S::of(least), false, scratch);
         for reached in &scratch.found {
-            sums[usize::from(reached.place)] = S::default();
+            added.sums[usize::from(reached.place)] = S::default();
         }
     }
 
