@@ -10,7 +10,7 @@ use sparse_retrieval::codes::{pack_ranked, Codes, MagnitudeBits, RowCoding, Rows
 use sparse_retrieval::control::Control;
 use sparse_retrieval::kernels::Kernels;
 use sparse_retrieval::search::{
-    batch, product, scan, Metric, Mode, Queries, Scales, ScanRows, Selection, WeightSource,
+    batch, product, scan, Guesses, Metric, Mode, Queries, Scales, ScanRows, Selection, WeightSource,
 };
 
 const ROWS: usize = 20_000;
@@ -66,16 +66,17 @@ fn ask(bencher: Bencher, way: Way, (width, n_queries): (usize, usize)) {
         mean: None,
         kernels: Kernels::best(),
     };
+    let guesses = Guesses::default();
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build();
     let pool = pool.expect("a thread");
     bencher.counter(ItemsCount::new(n_queries)).bench(|| {
         pool.install(|| {
-            let search = match way {
-                Way::Scan => scan,
-                Way::IntegerPass => batch::search,
-                Way::Product => product::search,
-            };
-            search(&data, black_box(&source), K, Selection::ALL, &control)
+            let (all, source) = (Selection::ALL, black_box(&source));
+            match way {
+                Way::Scan => scan(&data, source, K, all, &control),
+                Way::IntegerPass => batch::search(&data, source, K, all, &guesses, &control),
+                Way::Product => product::search(&data, source, K, all, &control),
+            }
         })
     });
 }

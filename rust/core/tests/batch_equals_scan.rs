@@ -10,7 +10,7 @@ use sparse_retrieval::codes::{
 use sparse_retrieval::control::Control;
 use sparse_retrieval::kernels::Kernels;
 use sparse_retrieval::search::{
-    batch, product, rough, scan, Atoms, Bitmap, Exclusions, Metric, Mode, Queries, Scales,
+    batch, product, rough, scan, Atoms, Bitmap, Exclusions, Guesses, Metric, Mode, Queries, Scales,
     ScanRows, Selection, WeightSource,
 };
 
@@ -206,17 +206,20 @@ fn check(
     let expected = pool
         .install(|| scan(data, source, k, selection, &Control::new()))
         .unwrap();
+    let guesses = Guesses::default();
     for kernels in Kernels::available() {
         let source = WeightSource { kernels, ..*source };
         let found = pool
-            .install(|| batch::search(data, &source, k, selection, &Control::new()))
+            .install(|| batch::search(data, &source, k, selection, &guesses, &Control::new()))
             .unwrap();
         prop_assert_eq!(bits(&found), bits(&expected), "{:?}", kernels.isa());
         // candidates of each query copied by themselves, or those of some together
         for room in [0, 2_000] {
             let control = Control::new();
             let found = pool
-                .install(|| batch::search_with_room(data, &source, k, selection, room, &control))
+                .install(|| {
+                    batch::search_with_room(data, &source, k, selection, room, &guesses, &control)
+                })
                 .unwrap();
             prop_assert_eq!(bits(&found), bits(&expected), "{} bytes", room);
         }
@@ -477,5 +480,57 @@ fn complete_rows_whose_sums_lose_all_small_products_are_found() {
         let found = product::search(&data, &source, 1, Selection::ALL, &Control::new()).unwrap();
         assert!(found.iter().all(|hits| hits[0].position == 0));
         check(&data, &source, 1, Selection::ALL, 1).unwrap();
+    }
+}
+
+/// Enough rows for guesses from a sample. Where every 25th row is better than all others, as many
+/// as are drawn, the sample lets expect too much, and queries are answered again.
+#[test]
+fn queries_that_were_guessed_too_high_are_answered_again() {
+    let (n, dim, d) = (40_000, 32, 8);
+    let mut draw = Draw(11);
+    for better in [1.0f32, 4.0] {
+        let (mut indptr, mut latents, mut values) = (vec![0i64], Vec::new(), Vec::new());
+        for row in 0..n {
+            let factor = if row % 25 == 0 { better } else { 1.0 };
+            for latent in 0..4 {
+                latents.push((latent * 8 + draw.below(8)) as i64);
+                values.push(factor * draw.unit() as f32);
+            }
+            indptr.push(latents.len() as i64);
+        }
+        let codes = Codes::from_csr(&indptr, &latents, &values, dim).unwrap();
+        let rows = Rows::pack(&codes, 0);
+        let atoms: Vec<f32> = (0..dim * d).map(|_| draw.unit() as f32).collect();
+        let queries: Vec<f64> = (0..5 * d).map(|_| draw.unit()).collect();
+        let source = WeightSource {
+            queries: Queries::Dense { rows: &queries, d },
+            mode: Mode::Dense,
+            metric: Metric::InnerProduct,
+            atoms: Some(Atoms::new(&atoms, d).unwrap()),
+            mean: None,
+            kernels: Kernels::best(),
+        };
+        let data = ScanRows {
+            rows: rows.view(&codes),
+            scales: Scales::One,
+        };
+        let guesses = Guesses::default();
+        let control = Control::new();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build();
+        let again = pool.unwrap().install(|| {
+            let (all, guesses) = (Selection::ALL, &guesses);
+            let search = || batch::search(&data, &source, 100, all, guesses, &control);
+            (0..2).for_each(|_| drop(search().unwrap()));
+            guesses.missed()
+        });
+        assert_eq!(
+            again > 0,
+            better > 1.0,
+            "{again} queries were answered again"
+        );
+        for k in [100, 150] {
+            check(&data, &source, k, Selection::ALL, 1).unwrap();
+        }
     }
 }

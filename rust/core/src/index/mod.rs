@@ -47,9 +47,8 @@ use crate::format::{
 };
 use crate::search::approximate::CoarseAtoms;
 use crate::search::{
-    self,
-    postings::{Guesses, PostingsView},
-    Atoms, Hit, Metric, Mode, Plan, Queries, Request, Scales, ScanRows, Way, WeightSource,
+    self, postings::PostingsView, Atoms, Guesses, Hit, Metric, Mode, Plan, Queries, Request,
+    Scales, ScanRows, Way, WeightSource,
 };
 use crate::{Error, Result};
 
@@ -69,8 +68,9 @@ pub struct Index {
     made_order: OnceLock<Option<Vec<u64>>>,
     /// Atoms in 8 bits, for approximate search: made when first asked for.
     coarse_atoms: OnceLock<CoarseAtoms>,
-    /// How searches of postings have guessed; shared by clones.
+    /// How searches of postings, and integer passes, have guessed; shared by clones.
     guesses: Arc<Guesses>,
+    guesses_of_batches: Arc<Guesses>,
     /// The file behind it, where there is one.
     file: Option<FilePart>,
 }
@@ -140,6 +140,7 @@ impl Index {
             made_order: OnceLock::new(),
             coarse_atoms: OnceLock::new(),
             guesses: Arc::default(),
+            guesses_of_batches: Arc::default(),
             file,
         };
         if let Some(bits) = &index.header.rows.magnitude_bits {
@@ -609,7 +610,10 @@ impl Index {
             }
             (Way::RoughScan, ..) => search::rough::search(&data, &source, k, selection, control),
             (Way::Product, ..) => search::product::search(&data, &source, k, selection, control),
-            (Way::IntegerPass, ..) => search::batch::search(&data, &source, k, selection, control),
+            (Way::IntegerPass, ..) => {
+                let guesses = &*self.guesses_of_batches;
+                search::batch::search(&data, &source, k, selection, guesses, control)
+            }
             _ => search::scan(&data, &source, k, selection, control),
         }
     }

@@ -13,6 +13,7 @@ use rayon::prelude::*;
 use super::candidates::{Candidate, Candidates, SharedThreshold};
 use super::exact::ExactWeights;
 use super::gathered::gather;
+use super::guesses::Guesses;
 use super::integer::{RowCoder, RowError};
 use super::latents::LatentSet;
 use super::tiles::QueryTiles;
@@ -27,6 +28,12 @@ use crate::Result;
 const ROWS_A_BLOCK: usize = 2048;
 /// Rows between looks at thresholds that others have raised.
 const ROWS_A_LOOK: usize = 256;
+/// Rows of a sample, times the root of the number of all: more of them cost more than they save.
+const SAMPLE: f64 = 8.0;
+/// Fewer rows are not drawn from.
+const LEAST_STRIDE: usize = 16;
+/// One query in so many may have been guessed wrong: it takes its whole tile over all rows again.
+const QUERIES_A_MISS: usize = 256;
 /// Queries in flight; with eight tiles making rows integers is a few percent, and what is kept of
 /// so many queries still fits in a third-level cache.
 const QUERIES_A_WAVE: usize = 8 * TILE;
@@ -85,9 +92,10 @@ pub fn search(
     source: &WeightSource<'_>,
     k: usize,
     selection: Selection<'_>,
+    guesses: &Guesses,
     control: &Control,
 ) -> Result<Vec<Vec<Hit>>> {
-    search_with_room(data, source, k, selection, COPIES_BYTES, control)
+    search_with_room(data, source, k, selection, COPIES_BYTES, guesses, control)
 }
 
 /// The same, where copies of candidates may take `room` bytes.
@@ -100,6 +108,7 @@ pub fn search_with_room(
     k: usize,
     selection: Selection<'_>,
     room: usize,
+    guesses: &Guesses,
     control: &Control,
 ) -> Result<Vec<Vec<Hit>>> {
     let Some(coder) = RowCoder::new(*data) else {
@@ -113,7 +122,7 @@ pub fn search_with_room(
         let queries = first..n_queries.min(first + QUERIES_A_WAVE);
         let n = queries.len() as u64;
         let wave = Wave::new(data, source, &coder, queries, k, selection)?;
-        found.extend(wave.run(room, control)?);
+        found.extend(wave.run(room, guesses, control)?);
         control.advance(n);
     }
     Ok(found)
@@ -164,16 +173,28 @@ impl<'a> Wave<'a> {
         })
     }
 
-    fn run(&self, room: usize, control: &Control) -> Result<Vec<Vec<Hit>>> {
-        let passes = self
-            .ranges()
-            .into_par_iter()
-            .map(|range| self.pass(range, control))
-            .collect::<Result<Vec<_>>>()?;
-        let mut candidates = vec![Candidates::new(self.k); self.queries.len()];
-        for pass in passes {
-            for (all, some) in candidates.iter_mut().zip(pass) {
-                all.merge(some);
+    fn run(&self, room: usize, guesses: &Guesses, control: &Control) -> Result<Vec<Vec<Hit>>> {
+        let n = self.queries.len();
+        let guessed = (0..n).map(|_| SharedThreshold::new()).collect();
+        let guessed: Vec<_> = Some(guessed)
+            .filter(|_| guesses.hold(n, QUERIES_A_MISS))
+            .unwrap_or_default();
+        let mut candidates = self.candidates(&vec![true; n], &guessed, control)?;
+        let missed: Vec<bool> = candidates
+            .par_iter_mut()
+            .map(|of_query| of_query.missed())
+            .collect();
+        let n_missed = missed.iter().filter(|&&missed| missed).count();
+        if n_missed > 0 {
+            guesses.miss(n_missed);
+            for (threshold, of_query) in self.thresholds.iter().zip(&candidates) {
+                threshold.raise(of_query.threshold());
+            }
+            let again = self.candidates(&missed, &[], control)?;
+            for ((of_query, again), missed) in candidates.iter_mut().zip(again).zip(missed) {
+                if missed {
+                    *of_query = again;
+                }
             }
         }
         let mut candidates: Vec<Option<Vec<u64>>> = candidates
@@ -202,6 +223,28 @@ impl<'a> Wave<'a> {
             found.extend(self.best_of(found.len(), some, place, control)?);
         }
         Ok(found)
+    }
+
+    /// Candidates of the queries that are asked among all rows. What is guessed of them is shared
+    /// in `guessed`; nothing is where that is empty.
+    fn candidates(
+        &self,
+        asked: &[bool],
+        guessed: &[SharedThreshold],
+        control: &Control,
+    ) -> Result<Vec<Candidates>> {
+        let passes = self
+            .ranges()
+            .into_par_iter()
+            .map(|range| self.pass(range, asked, guessed, control))
+            .collect::<Result<Vec<_>>>()?;
+        let mut candidates = vec![Candidates::new(self.k); self.queries.len()];
+        for pass in passes {
+            for (all, some) in candidates.iter_mut().zip(pass) {
+                all.merge(some);
+            }
+        }
+        Ok(candidates)
     }
 
     /// How many of the first queries' rows are copied at a time; at least one's.
@@ -299,33 +342,84 @@ impl<'a> Wave<'a> {
             .collect()
     }
 
-    /// Candidates of every query among a range of rows.
-    fn pass(&self, range: Range<usize>, control: &Control) -> Result<Vec<Candidates>> {
-        let mut candidates = vec![Candidates::new(self.k); self.queries.len()];
-        let mut rows = self.coder.rows(self.source.kernels.tile_layout());
-        let mut errors = Vec::new();
-        let mut passed = Passed::new();
-        for start in range.clone().step_by(ROWS_A_BLOCK) {
-            let block = start..range.end.min(start + ROWS_A_BLOCK);
-            if !self.selection.block_has_any(block.clone()) {
-                continue;
+    /// Candidates of the queries that are asked among a range of rows.
+    fn pass(
+        &self,
+        range: Range<usize>,
+        asked: &[bool],
+        guessed: &[SharedThreshold],
+        control: &Control,
+    ) -> Result<Vec<Candidates>> {
+        let mut block = Block::new(self.coder.rows(self.source.kernels.tile_layout()));
+        if let Some((sample, rank)) = sample_of(&range, self.k).filter(|_| !guessed.is_empty()) {
+            let mut drawn = vec![Candidates::new(rank); self.queries.len()];
+            for positions in sample.chunks(ROWS_A_BLOCK) {
+                block.positions.clear();
+                block.positions.extend_from_slice(positions);
+                self.pass_block(&mut block, asked, &[], &[], &mut drawn, control)?;
             }
-            self.coder
-                .fill(self.source.kernels, block, &mut rows, &mut errors);
-            for (number, tile) in self.tiled.tiles.iter().enumerate() {
-                control.check()?;
-                let of_tile = number * TILE..candidates.len().min((number + 1) * TILE);
-                let mut part = TilePass {
-                    wave: self,
-                    first: of_tile.start,
-                    candidates: &mut candidates[of_tile],
-                    errors: &errors,
-                    start,
-                };
-                part.run(tile, &rows, &mut passed);
+            for (guess, of_query) in guessed.iter().zip(drawn) {
+                guess.raise(of_query.reached());
             }
         }
+        let mut candidates = vec![Candidates::new(self.k); self.queries.len()];
+        for start in range.clone().step_by(ROWS_A_BLOCK) {
+            let rows = start..range.end.min(start + ROWS_A_BLOCK);
+            if !self.selection.block_has_any(rows.clone()) {
+                continue;
+            }
+            block.positions.clear();
+            block.positions.extend(rows);
+            let thresholds = &self.thresholds;
+            self.pass_block(
+                &mut block,
+                asked,
+                thresholds,
+                guessed,
+                &mut candidates,
+                control,
+            )?;
+        }
         Ok(candidates)
+    }
+
+    /// All tiles over some rows. Nothing is shared where `thresholds` is empty.
+    fn pass_block(
+        &self,
+        block: &mut Block,
+        asked: &[bool],
+        thresholds: &[SharedThreshold],
+        guessed: &[SharedThreshold],
+        candidates: &mut [Candidates],
+        control: &Control,
+    ) -> Result<()> {
+        let kernels = self.source.kernels;
+        let Block {
+            positions,
+            rows,
+            errors,
+            passed,
+        } = block;
+        self.coder.fill(kernels, positions, rows, errors);
+        for (number, tile) in self.tiled.tiles.iter().enumerate() {
+            control.check()?;
+            let of_tile = number * TILE..candidates.len().min((number + 1) * TILE);
+            if !asked[of_tile.clone()].contains(&true) {
+                continue;
+            }
+            let mut part = TilePass {
+                wave: self,
+                first: of_tile.start,
+                asked: &asked[of_tile.clone()],
+                thresholds: thresholds.get(of_tile.clone()).unwrap_or_default(),
+                guessed: guessed.get(of_tile.clone()).unwrap_or_default(),
+                candidates: &mut candidates[of_tile],
+                positions,
+                errors,
+            };
+            part.run(tile, rows, passed);
+        }
+        Ok(())
     }
 
     /// Those of a query's candidates that its rough weights leave: nearly the best k alone,
@@ -433,6 +527,19 @@ impl<'a> Wave<'a> {
     }
 }
 
+/// Rows of a range that let expect what the best `k` of it reach, and the rank among them that
+/// hardly so many of those take; `None` where it is not worth it. They stand evenly, so that it
+/// does not matter if rows that are alike lie together.
+fn sample_of(range: &Range<usize>, k: usize) -> Option<(Vec<usize>, usize)> {
+    let drawn = (SAMPLE * (range.len() as f64).sqrt()) as usize;
+    let stride = range.len() / drawn.max(1);
+    // their number has `expected` as its mean, and is above the rank once in a million times
+    let expected = k as f64 / stride.max(1) as f64;
+    let rank = (expected + 4.5 * expected.sqrt() + 4.0).ceil() as usize;
+    (stride >= LEAST_STRIDE && rank <= k / 4)
+        .then(|| (range.clone().step_by(stride).collect(), rank))
+}
+
 /// Where candidates lie: among all rows, or as copies of some.
 struct Place<'a> {
     data: ScanRows<'a>,
@@ -449,15 +556,40 @@ impl<'a> Place<'a> {
     }
 }
 
+/// Some rows as integers, and room for what passes.
+struct Block {
+    positions: Vec<usize>,
+    rows: IntegerRows,
+    errors: Vec<RowError>,
+    passed: Passed,
+}
+
+impl Block {
+    fn new(rows: IntegerRows) -> Self {
+        Self {
+            positions: Vec::with_capacity(ROWS_A_BLOCK),
+            rows,
+            errors: Vec::new(),
+            passed: Passed::new(),
+        }
+    }
+}
+
 /// One tile over one block.
 struct TilePass<'a> {
     wave: &'a Wave<'a>,
     /// The tile's first query in the wave.
     first: usize,
+    /// Which of its queries are asked.
+    asked: &'a [bool],
+    /// What k rows are known to reach, or nothing.
+    thresholds: &'a [SharedThreshold],
+    /// What is guessed that k rows reach, or nothing.
+    guessed: &'a [SharedThreshold],
     candidates: &'a mut [Candidates],
+    /// Where the block's rows stand.
+    positions: &'a [usize],
     errors: &'a [RowError],
-    /// Position of the block's first row.
-    start: usize,
 }
 
 impl TilePass<'_> {
@@ -485,9 +617,15 @@ impl TilePass<'_> {
         let mut thresholds = [f32::INFINITY; TILE];
         for (query, candidates) in self.candidates.iter_mut().enumerate() {
             let query_in_wave = self.first + query;
-            if self.wave.tiled.errors[query_in_wave].is_some() && !candidates.overflowed() {
-                candidates.raise(self.wave.thresholds[query_in_wave].get());
-                thresholds[query] = candidates.threshold();
+            let has_bounds = self.wave.tiled.errors[query_in_wave].is_some();
+            if self.asked[query] && has_bounds && !candidates.overflowed() {
+                if let Some(reached) = self.thresholds.get(query) {
+                    candidates.raise(reached.get());
+                }
+                if let Some(guessed) = self.guessed.get(query) {
+                    candidates.raise_guess(guessed.get());
+                }
+                thresholds[query] = candidates.aim();
             }
         }
         thresholds
@@ -508,14 +646,17 @@ impl TilePass<'_> {
     }
 
     fn push(&mut self, row: usize, query: usize, upper: f32, lower: f32) {
-        let row = (self.start + row) as u64;
+        let row = self.positions[row] as u64;
         let query_in_wave = self.first + query;
         let selection = self.wave.selection;
         if !selection.is_all() && !selection.admits(self.wave.queries.start + query_in_wave, row) {
             return;
         }
-        if self.candidates[query].push(Candidate { row, upper, lower }) {
-            self.wave.thresholds[query_in_wave].raise(self.candidates[query].threshold());
+        let candidates = &mut self.candidates[query];
+        if candidates.push(Candidate { row, upper, lower }) {
+            if let Some(reached) = self.thresholds.get(query) {
+                reached.raise(candidates.threshold());
+            }
         }
     }
 }

@@ -60,12 +60,15 @@ fn unordered(bits: u32) -> f32 {
     })
 }
 
-/// Candidates of one query under a threshold: a score that k others certainly reach.
+/// Candidates of one query under a threshold, a score that k others certainly reach, or under a
+/// guess of it, of which nothing is believed: where the threshold that is found in the end is
+/// below it, [`Candidates::missed`].
 #[derive(Debug, Clone)]
 pub struct Candidates {
     k: usize,
     room: usize,
     threshold: f32,
+    guess: f32,
     list: Vec<Candidate>,
     overflowed: bool,
 }
@@ -77,6 +80,7 @@ impl Candidates {
             k,
             room: k + k.max(LEAST_ROOM),
             threshold: f32::NEG_INFINITY,
+            guess: f32::NEG_INFINITY,
             list: Vec::new(),
             overflowed: false,
         }
@@ -87,9 +91,14 @@ impl Candidates {
         self.threshold
     }
 
+    /// A row whose upper bound is below this is left out.
+    pub fn aim(&self) -> f32 {
+        self.threshold.max(self.guess)
+    }
+
     /// Takes a candidate. True where the threshold may have risen.
     pub fn push(&mut self, candidate: Candidate) -> bool {
-        if candidate.upper < self.threshold || self.overflowed {
+        if candidate.upper < self.aim() || self.overflowed {
             return false;
         }
         self.list.push(candidate);
@@ -105,9 +114,27 @@ impl Candidates {
         self.threshold = self.threshold.max(threshold);
     }
 
+    /// Raises the guess from outside.
+    pub fn raise_guess(&mut self, guess: f32) {
+        self.guess = self.guess.max(guess);
+    }
+
+    /// True where rows may have been left out that are among the best k.
+    pub fn missed(&mut self) -> bool {
+        self.select();
+        !self.overflowed && self.threshold < self.guess
+    }
+
+    /// What k of the rows certainly reach; below everything where there are fewer.
+    pub fn reached(mut self) -> f32 {
+        self.select();
+        self.threshold
+    }
+
     /// What another has kept, added.
     pub fn merge(&mut self, other: Self) {
         self.raise(other.threshold);
+        self.raise_guess(other.guess);
         self.overflowed |= other.overflowed;
         self.list.extend(other.list);
     }
@@ -130,14 +157,12 @@ impl Candidates {
     }
 
     fn select(&mut self) {
-        if self.list.len() > self.k {
-            let (_, kth, _) = self
-                .list
-                .select_nth_unstable_by(self.k - 1, |a, b| b.lower.total_cmp(&a.lower));
+        if self.k > 0 && self.list.len() >= self.k {
+            let (_, kth, _) = self.list.select_nth_unstable_by(self.k - 1, by_lower);
             self.threshold = self.threshold.max(kth.lower);
         }
-        let threshold = self.threshold;
-        self.list.retain(|candidate| candidate.upper >= threshold);
+        let aim = self.aim();
+        self.list.retain(|candidate| candidate.upper >= aim);
     }
 
     fn cut(&mut self) {
@@ -149,6 +174,11 @@ impl Candidates {
         // where bounds are wide little goes; then there must be room for more before the next cut
         self.room = self.room.max(self.list.len() + self.k.max(LEAST_ROOM));
     }
+}
+
+/// The largest lower bounds first.
+fn by_lower(a: &Candidate, b: &Candidate) -> std::cmp::Ordering {
+    b.lower.total_cmp(&a.lower)
 }
 
 /// In single precision, not above `x`.

@@ -212,11 +212,11 @@ impl<'a> RowCoder<'a> {
         IntegerRows::new(self.data.rows.dim(), &self.shifts, layout)
     }
 
-    /// Replaces `out` by the rows of `range`, and `errors` by what is known of each.
+    /// Replaces `out` by the rows at some positions, and `errors` by what is known of each.
     pub fn fill(
         &self,
         kernels: Kernels,
-        range: Range<usize>,
+        positions: &[usize],
         out: &mut IntegerRows,
         errors: &mut Vec<RowError>,
     ) {
@@ -224,12 +224,13 @@ impl<'a> RowCoder<'a> {
         errors.clear();
         match (self.data.rows.coding(), &self.ranked) {
             (RowCoding::Ranked(layout), Some(levels)) => {
-                let rows = self.data.rows.ranked_rows(layout, range.clone());
-                let rows = rows.chunks_exact(layout.row_bytes());
+                let rows = positions
+                    .iter()
+                    .map(|&row| self.data.rows.ranked_row(layout, row));
                 out.push_ranked(kernels, layout, &levels.entries, rows, |number, sums| {
                     let sums = EntrySums(sums);
                     let halves = (sums.halves() + HALVES - 1) / HALVES;
-                    let scale = self.data.scales.get(range.start + number);
+                    let scale = self.data.scales.get(positions[number]);
                     let error = self.error(scale * levels.unit, halves);
                     errors.push(error);
                     let start = self.start(error.error);
@@ -237,7 +238,7 @@ impl<'a> RowCoder<'a> {
                 });
             }
             (RowCoding::Plain(format, span), _) => {
-                for row in range {
+                for &row in positions {
                     self.fill_plain(format, span, row, out, errors);
                 }
             }

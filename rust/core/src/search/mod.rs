@@ -10,6 +10,7 @@ pub mod batch;
 pub mod candidates;
 pub mod exact;
 pub mod gathered;
+pub mod guesses;
 pub mod integer;
 pub mod latents;
 pub mod plan;
@@ -25,6 +26,7 @@ pub mod top_k;
 pub mod weights;
 
 pub use approximate::Approximate;
+pub use guesses::Guesses;
 pub use plan::{Plan, Way};
 pub use postings::walk;
 pub use request::Request;

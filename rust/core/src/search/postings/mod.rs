@@ -21,7 +21,6 @@ mod units;
 pub mod walk;
 
 pub use build::{block_lists, build, BlockLists};
-pub use query::Guesses;
 pub use walk::walk;
 
 pub use crate::kernels::{bound_value, Chunk, POSITIONS};

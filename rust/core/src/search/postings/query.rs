@@ -1,6 +1,6 @@
 //! One query of a walk: its terms, and what a row's score must reach to be looked at.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::search::TopK;
 
@@ -8,33 +8,6 @@ use crate::search::TopK;
 /// of several tasks, the highest of whose guesses counts. Where rows are in no order, one query in a
 /// hundred is walked twice.
 const GUESS_MARGINS: [f64; 2] = [2.5, 4.5];
-
-/// One query in so many may be walked twice before fewer are answered with a guess: each costs a walk, and of
-/// one a guess that holds saves a twentieth for the 10 best, a quarter for the 100 best and more
-/// than half for the 1,000 best (a million rows, Zen 3).
-const QUERIES_A_MISS: usize = 8;
-
-/// How guesses have fared, of all searches of an index: where rows that are alike lie together, what
-/// the first ones let expect is too much, and hardly any query is answered with a guess.
-#[derive(Debug, Default)]
-pub struct Guesses {
-    asked: AtomicUsize,
-    missed: AtomicUsize,
-}
-
-impl Guesses {
-    /// Whether guesses hold so often that the next query is to be answered with one.
-    pub(super) fn hold(&self) -> bool {
-        let missed = self.missed.load(Ordering::Relaxed);
-        let asked = self.asked.fetch_add(1, Ordering::Relaxed);
-        asked >= missed.saturating_sub(1).saturating_mul(QUERIES_A_MISS)
-    }
-
-    /// Takes note of one that was too high.
-    pub(super) fn miss(&self) {
-        self.missed.fetch_add(1, Ordering::Relaxed);
-    }
-}
 
 /// One latent of a query that rows have.
 #[derive(Debug, Clone, Copy)]

@@ -9,7 +9,7 @@ use crate::codes::{
 use crate::control::Control;
 use crate::kernels::{norm, Kernels};
 use crate::search::{
-    scan, Bitmap, Exclusions, Hit, Metric, Mode, Queries, Scales, ScanRows, WeightSource,
+    scan, Bitmap, Exclusions, Guesses, Hit, Metric, Mode, Queries, Scales, ScanRows, WeightSource,
 };
 use crate::threads;
 
@@ -285,21 +285,6 @@ fn rows_by_falling_or_rising_score_agree() {
     }
 }
 
-#[test]
-fn guesses_end_where_they_fail_and_go_on_where_few_do() {
-    let fails = Guesses::default();
-    let held = (0..100).filter(|_| fails.hold()).inspect(|_| fails.miss());
-    assert!(held.count() <= 15);
-    let holds = Guesses::default();
-    for query in 0..100 {
-        assert!(holds.hold());
-        if query % 20 == 7 {
-            holds.miss();
-        }
-    }
-}
-
-/// Scores at the end of float32: bounds are infinite there.
 #[test]
 fn values_whose_bounds_are_infinite_agree() {
     let row = |value: f32| Row::from([(1, value), (3, -value), (5, value / 2.0)]);
