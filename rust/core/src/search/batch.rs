@@ -30,6 +30,8 @@ const ROWS_A_BLOCK: usize = 2048;
 const ROWS_A_LOOK: usize = 256;
 /// Rows of a sample, times the root of the number of all: more of them cost more than they save.
 const SAMPLE: f64 = 8.0;
+/// Runs of a sample of rows that memory may not hold.
+const RUNS: usize = 128;
 /// Fewer rows are not drawn from.
 const LEAST_STRIDE: usize = 16;
 /// One query in so many may have been guessed wrong: it takes its whole tile over all rows again.
@@ -175,10 +177,12 @@ impl<'a> Wave<'a> {
 
     fn run(&self, room: usize, guesses: &Guesses, control: &Control) -> Result<Vec<Vec<Hit>>> {
         let n = self.queries.len();
-        let guessed = (0..n).map(|_| SharedThreshold::new()).collect();
-        let guessed: Vec<_> = Some(guessed)
-            .filter(|_| guesses.hold(n, QUERIES_A_MISS))
-            .unwrap_or_default();
+        let n_guessed = if guesses.hold(n, QUERIES_A_MISS) {
+            n
+        } else {
+            0
+        };
+        let guessed: Vec<_> = (0..n_guessed).map(|_| SharedThreshold::new()).collect();
         let mut candidates = self.candidates(&vec![true; n], &guessed, control)?;
         let missed: Vec<bool> = candidates
             .par_iter_mut()
@@ -351,7 +355,10 @@ impl<'a> Wave<'a> {
         control: &Control,
     ) -> Result<Vec<Candidates>> {
         let mut block = Block::new(self.coder.rows(self.source.kernels.tile_layout()));
-        if let Some((sample, rank)) = sample_of(&range, self.k).filter(|_| !guessed.is_empty()) {
+        // a mapped file that memory does not hold is not to be read here and there
+        let is_far = self.data.rows.bytes().len() > COPIES_BYTES;
+        let sample = sample_of(&range, self.k, is_far);
+        if let Some((sample, rank)) = sample.filter(|_| !guessed.is_empty()) {
             let mut drawn = vec![Candidates::new(rank); self.queries.len()];
             for positions in sample.chunks(ROWS_A_BLOCK) {
                 block.positions.clear();
@@ -529,15 +536,19 @@ impl<'a> Wave<'a> {
 
 /// Rows of a range that let expect what the best `k` of it reach, and the rank among them that
 /// hardly so many of those take; `None` where it is not worth it. They stand evenly, so that it
-/// does not matter if rows that are alike lie together.
-fn sample_of(range: &Range<usize>, k: usize) -> Option<(Vec<usize>, usize)> {
+/// does not matter if rows that are alike lie together; or, where `is_far`, in a few runs.
+fn sample_of(range: &Range<usize>, k: usize, is_far: bool) -> Option<(Vec<usize>, usize)> {
     let drawn = (SAMPLE * (range.len() as f64).sqrt()) as usize;
     let stride = range.len() / drawn.max(1);
     // their number has `expected` as its mean, and is above the rank once in a million times
     let expected = k as f64 / stride.max(1) as f64;
     let rank = (expected + 4.5 * expected.sqrt() + 4.0).ceil() as usize;
-    (stride >= LEAST_STRIDE && rank <= k / 4)
-        .then(|| (range.clone().step_by(stride).collect(), rank))
+    (stride >= LEAST_STRIDE && rank <= k / 4).then(|| {
+        let run = if is_far { drawn.div_ceil(RUNS) } else { 1 };
+        let starts = range.clone().step_by(stride * run);
+        let rows = starts.flat_map(|start| start..range.end.min(start + run));
+        (rows.collect(), rank)
+    })
 }
 
 /// Where candidates lie: among all rows, or as copies of some.
@@ -658,5 +669,30 @@ impl TilePass<'_> {
                 reached.raise(candidates.threshold());
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sample_stands_evenly_in_its_range_or_in_runs() {
+        let range = 1000..1_001_000;
+        for is_far in [false, true] {
+            let (rows, rank) = sample_of(&range, 100, is_far).unwrap();
+            assert!(rows.is_sorted_by(|a, b| a < b) && range.contains(&rows[rows.len() - 1]));
+            assert!((8000..8200).contains(&rows.len()), "{}", rows.len());
+            assert_eq!(rank, 9);
+            let runs = 1 + rows.windows(2).filter(|two| two[1] > two[0] + 1).count();
+            let expected = if is_far { 125..=RUNS + 1 } else { 8000..=8200 };
+            assert!(expected.contains(&runs), "{runs} runs");
+            let in_first_tenth = rows.iter().filter(|&&row| row < 101_000).count();
+            assert!((740..=870).contains(&in_first_tenth), "{in_first_tenth}");
+        }
+        // a few of the best of so many rows are all that a sample would have
+        assert_eq!(sample_of(&range, 10, false), None);
+        assert_eq!(sample_of(&(0..10_000), 100, false), None);
+        assert_eq!(sample_of(&(0..0), 100, false), None);
     }
 }
