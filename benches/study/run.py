@@ -92,6 +92,11 @@ def kept_path(plan: Plan, name: str, setting: Setting) -> Path:
     return plan.folder(name) / "answers" / f"{safe}.json"
 
 
+def today() -> str:
+    """Return the date of a row."""
+    return datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+
+
 def answer(plan: Plan, name: str, setting: Setting, parts: datasets.Split) -> dict[str, Any]:
     """Build one setting and ask it all queries."""
     begun = time.perf_counter()
@@ -112,7 +117,7 @@ def answer(plan: Plan, name: str, setting: Setting, parts: datasets.Split) -> di
         "encode_cpu_s": round(system.encode_s, 2),
         "built_s": round(built_s, 1),
         "load_average": round(os.getloadavg()[0], 1),
-        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "date": today(),
         "cosine": None if system.cosine is None else round(system.cosine, 5),
         "note": system.note,
     }
@@ -156,6 +161,7 @@ def run_family(plan: Plan, name: str, missing: Sequence[Setting]) -> None:
         stopped = by_key[waiting.pop(0)]
         row = {"family": stopped.family, "setting": stopped.name, "seed": stopped.seed}
         row |= {"stopped_s": round(seconds), "load_average": round(os.getloadavg()[0], 1)}
+        row["date"] = today()
         keep(plan, name, stopped, row)
 
 
