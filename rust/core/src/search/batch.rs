@@ -357,10 +357,10 @@ impl<'a> Wave<'a> {
         let mut block = Block::new(self.coder.rows(self.source.kernels.tile_layout()));
         // a mapped file that memory does not hold is not to be read here and there
         let is_far = self.data.rows.bytes().len() > COPIES_BYTES;
-        let sample = sample_of(&range, self.k, is_far);
-        if let Some((sample, rank)) = sample.filter(|_| !guessed.is_empty()) {
-            let mut drawn = vec![Candidates::new(rank); self.queries.len()];
-            for positions in sample.chunks(ROWS_A_BLOCK) {
+        let sampling = Sampling::new(range.len(), self.k).filter(|_| !guessed.is_empty());
+        if let Some(sampling) = sampling {
+            let mut drawn = vec![Candidates::new(sampling.rank); self.queries.len()];
+            for positions in sampling.rows(&range, is_far).chunks(ROWS_A_BLOCK) {
                 block.positions.clear();
                 block.positions.extend_from_slice(positions);
                 self.pass_block(&mut block, asked, &[], &[], &mut drawn, control)?;
@@ -534,21 +534,38 @@ impl<'a> Wave<'a> {
     }
 }
 
-/// Rows of a range that let expect what the best `k` of it reach, and the rank among them that
-/// hardly so many of those take; `None` where it is not worth it. They stand evenly, so that it
-/// does not matter if rows that are alike lie together; or, where `is_far`, in a few runs.
-fn sample_of(range: &Range<usize>, k: usize, is_far: bool) -> Option<(Vec<usize>, usize)> {
-    let drawn = (SAMPLE * (range.len() as f64).sqrt()) as usize;
-    let stride = range.len() / drawn.max(1);
-    // their number has `expected` as its mean, and is above the rank once in a million times
-    let expected = k as f64 / stride.max(1) as f64;
-    let rank = (expected + 4.5 * expected.sqrt() + 4.0).ceil() as usize;
-    (stride >= LEAST_STRIDE && rank <= k / 4).then(|| {
-        let run = if is_far { drawn.div_ceil(RUNS) } else { 1 };
-        let starts = range.clone().step_by(stride * run);
-        let rows = starts.flat_map(|start| start..range.end.min(start + run));
-        (rows.collect(), rank)
-    })
+/// What is drawn from `n` rows to see what the best `k` of them reach.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Sampling {
+    /// One row of so many.
+    stride: usize,
+    /// The rank among the rows drawn that hardly so many of the best k take.
+    rank: usize,
+}
+
+impl Sampling {
+    /// `None` where it is not worth it.
+    fn new(n: usize, k: usize) -> Option<Self> {
+        let stride = n / ((SAMPLE * (n as f64).sqrt()) as usize).max(1);
+        // their number has `expected` as its mean, and is above the rank once in a million times
+        let expected = k as f64 / stride.max(1) as f64;
+        let rank = (expected + 4.5 * expected.sqrt() + 4.0).ceil() as usize;
+        (stride >= LEAST_STRIDE && rank <= k / 4).then_some(Self { stride, rank })
+    }
+
+    /// The rows of a range that are drawn. They stand evenly, so that it does not matter if rows
+    /// that are alike lie together; or, where `is_far`, in a few runs.
+    fn rows(self, range: &Range<usize>, is_far: bool) -> Vec<usize> {
+        let run = if is_far {
+            (range.len() / self.stride).div_ceil(RUNS)
+        } else {
+            1
+        };
+        let starts = range.clone().step_by(self.stride * run);
+        starts
+            .flat_map(|start| start..range.end.min(start + run))
+            .collect()
+    }
 }
 
 /// Where candidates lie: among all rows, or as copies of some.
@@ -680,10 +697,11 @@ mod tests {
     fn a_sample_stands_evenly_in_its_range_or_in_runs() {
         let range = 1000..1_001_000;
         for is_far in [false, true] {
-            let (rows, rank) = sample_of(&range, 100, is_far).unwrap();
+            let sampling = Sampling::new(range.len(), 100).unwrap();
+            let rows = sampling.rows(&range, is_far);
             assert!(rows.is_sorted_by(|a, b| a < b) && range.contains(&rows[rows.len() - 1]));
             assert!((8000..8200).contains(&rows.len()), "{}", rows.len());
-            assert_eq!(rank, 9);
+            assert_eq!(sampling.rank, 9);
             let runs = 1 + rows.windows(2).filter(|two| two[1] > two[0] + 1).count();
             let expected = if is_far { 125..=RUNS + 1 } else { 8000..=8200 };
             assert!(expected.contains(&runs), "{runs} runs");
@@ -691,8 +709,8 @@ mod tests {
             assert!((740..=870).contains(&in_first_tenth), "{in_first_tenth}");
         }
         // a few of the best of so many rows are all that a sample would have
-        assert_eq!(sample_of(&range, 10, false), None);
-        assert_eq!(sample_of(&(0..10_000), 100, false), None);
-        assert_eq!(sample_of(&(0..0), 100, false), None);
+        assert_eq!(Sampling::new(1_000_000, 10), None);
+        assert_eq!(Sampling::new(10_000, 100), None);
+        assert_eq!(Sampling::new(0, 100), None);
     }
 }

@@ -52,8 +52,6 @@ mod tests {
         }
     }
 
-    /// Scores at the end of float32: bounds are infinite there.
-
     #[test]
     fn guesses_that_miss_too_often_are_given_up_until_enough_queries_have_been_asked() {
         let guesses = Guesses::default();

@@ -86,7 +86,7 @@ fn reached8(sums: __m256i, leasts: __m256i) -> u32 {
     _mm256_movemask_epi8(_mm256_cmpeq_epi8(_mm256_max_epu8(sums, leasts), sums)) as u32
 }
 
-/// Appends the places of the sums of a group that are at least `least`. Apart from the loop that
+/// Appends the sums of a group that are at least `least`. Apart from the loop that
 /// passes over all groups, whose registers it would need.
 #[cold]
 #[inline(never)]

@@ -285,6 +285,7 @@ fn rows_by_falling_or_rising_score_agree() {
     }
 }
 
+/// Scores at the end of float32: bounds are infinite there.
 #[test]
 fn values_whose_bounds_are_infinite_agree() {
     let row = |value: f32| Row::from([(1, value), (3, -value), (5, value / 2.0)]);
@@ -295,6 +296,26 @@ fn values_whose_bounds_are_infinite_agree() {
         for block_items in [1, 2, 8] {
             let all = Selection::ALL;
             compare(&corpus, &rows, Metric::InnerProduct, k, block_items, all).unwrap();
+        }
+    }
+}
+
+/// Values so small that weights are infinite in units of single precision, unless units are made
+/// coarser for them: every list would add the most that it may, and sums overflow.
+#[test]
+fn values_at_the_small_end_of_float32_agree() {
+    for value in [1e-38, 7e-37, 1e-40, f32::from_bits(1)] {
+        let row = |n: u32| (0..n).map(|latent| (latent, value)).collect::<Row>();
+        let rows: Vec<Row> = (1..=20).rev().map(row).collect();
+        let corpus = Corpus::new(&rows, 24, ValueKind::Float32, Metric::InnerProduct);
+        for terms in [20, 24] {
+            for weight in [1.0, 1e20] {
+                let query = [(0..terms).map(|latent| (latent, weight)).collect()];
+                for (k, block_items) in [(1, 20), (1, 3), (7, 20), (7, 5)] {
+                    let all = Selection::ALL;
+                    compare(&corpus, &query, Metric::InnerProduct, k, block_items, all).unwrap();
+                }
+            }
         }
     }
 }

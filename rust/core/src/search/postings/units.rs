@@ -25,11 +25,14 @@ pub(super) struct Units {
 
 impl Units {
     /// For sums up to `most`, of `n_lists` lists whose gains, cut at `cap`, add up to `reach` at
-    /// most.
-    pub(super) fn new(most: f64, reach: f64, cap: f64, n_lists: usize) -> Self {
+    /// most, and of which none has a weight above `heaviest`.
+    pub(super) fn new(most: f64, reach: f64, cap: f64, n_lists: usize, heaviest: f64) -> Self {
         // each list may gain a unit by rounding up, and all a part of 2^-19 by raised weights,
         // which is less than one
         let unit = reach / (most - 1.0 - n_lists as f64);
+        // coarser where a weight in units would be infinite in single precision: every gain would
+        // then be cut at the cap, and sums of many of them overflow
+        let unit = unit.max(heaviest * f64::powi(2.0, -126));
         Self {
             unit,
             in_one: (1.0 + 1.0 / (1u64 << 20) as f64) / unit,

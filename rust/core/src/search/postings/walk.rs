@@ -16,7 +16,7 @@
 //!    nothing), so it is below `P (1 + g) - N (1 - g)` with the sum `N >= 0` of the magnitudes
 //!    of its negative terms and `g < 2^-40` for `T` up to [`MAX_TERMS`]: negative terms, however
 //!    large, can only lower it. So a score of at least `h > 0` needs `P >= h (1 - 2^-39)`, and a
-//!    sum of at least `floor(h (1 - 2^-38) / e)`.
+//!    sum, which is an integer, of at least `h (1 - 2^-38) / e` rounded up.
 //! 3. *Caps.* A single gain is cut at `1 + floor(cap)`, with `cap` at least the sum that is
 //!    asked for, so a row that is cut is found all the same.
 //! 4. *No overflow.* `e` is chosen so that no sum exceeds what it can hold, 255 or 65,535: no
@@ -37,7 +37,7 @@
 //! 7. *Bounds of rows.* A score of at least `h > 0` needs a sum of at least `h (1 - 2^-39) / e` (1
 //!    and 2), so a row whose gains were not cut scores at most `e` times its sum times `1 + 2^-38`
 //!    ([`Units::bound`]). Rows whose sums reach guess and threshold are held with this bound and
-//!    scored at the end, the largest bounds first, until what k of them reach is above every
+//!    scored at the end, or after a block where nothing is guessed, the largest bounds first, until what k of them reach is above every
 //!    bound that is left.
 //!
 //! Rows are scored by the same kernel as in a scan, so scores have the same bits. Thresholds are
@@ -398,7 +398,7 @@ impl<'a> Walk<'a> {
         lists: &mut Vec<(f64, &'a [Chunk])>,
     ) -> Option<Units> {
         lists.clear();
-        let (mut capped, mut squares) = (0.0, 0.0);
+        let (mut capped, mut squares, mut heaviest) = (0.0, 0.0, 0.0f64);
         let cap = if aim > 0.0 {
             (CAP * aim).min(NO_CAP)
         } else {
@@ -411,6 +411,7 @@ impl<'a> Walk<'a> {
                 let most = term.weight * f64::from(bound_value(first[0]));
                 capped += most.min(cap);
                 squares += term.weight * term.weight;
+                heaviest = heaviest.max(term.weight);
                 lists.push((term.weight, list));
             }
         }
@@ -420,7 +421,7 @@ impl<'a> Walk<'a> {
         let by_norm = squares.sqrt() * norm * ROUNDED;
         let reach = capped.min(by_norm);
         (!lists.is_empty() && reach >= aim * MARGIN)
-            .then(|| Units::new(f64::from(S::MOST), reach, cap, lists.len()))
+            .then(|| Units::new(f64::from(S::MOST), reach, cap, lists.len(), heaviest))
     }
 
     /// Finds a first guess, or else a first threshold, in the sums of a block.
