@@ -13,13 +13,18 @@ from typing import Any
 _LIBRARIES = ("sparse_retrieval", "numpy", "torch", "scipy", "faiss-cpu")
 
 
+def today() -> str:
+    """Return the date, as result files write it."""
+    return datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+
+
 def describe(libraries: Sequence[str] = ()) -> dict[str, Any]:
     """Return CPU, cores, load, system, versions and date, as a result file records them.
 
     Versions are those of the usual libraries and of ``libraries``.
     """
     return {
-        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "date": today(),
         "cpu": _cpu_name(),
         "cores": len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")

@@ -8,7 +8,6 @@ that gives no answer within the limit is stopped, and its family goes on without
 
 from __future__ import annotations
 
-import datetime
 import json
 import multiprocessing
 import os
@@ -21,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+import _machine
 from sparse_retrieval._files import replacing
 from study import datasets, ours, rivals, sparse
 from study.systems import Setting, threads_to_build
@@ -92,11 +92,6 @@ def kept_path(plan: Plan, name: str, setting: Setting) -> Path:
     return plan.folder(name) / "answers" / f"{safe}.json"
 
 
-def today() -> str:
-    """Return the date of a row."""
-    return datetime.datetime.now(datetime.timezone.utc).date().isoformat()
-
-
 def answer(plan: Plan, name: str, setting: Setting, parts: datasets.Split) -> dict[str, Any]:
     """Build one setting and ask it all queries."""
     begun = time.perf_counter()
@@ -117,7 +112,7 @@ def answer(plan: Plan, name: str, setting: Setting, parts: datasets.Split) -> di
         "encode_cpu_s": round(system.encode_s, 2),
         "built_s": round(built_s, 1),
         "load_average": round(os.getloadavg()[0], 1),
-        "date": today(),
+        "date": _machine.today(),
         "cosine": None if system.cosine is None else round(system.cosine, 5),
         "note": system.note,
     }
@@ -161,7 +156,7 @@ def run_family(plan: Plan, name: str, missing: Sequence[Setting]) -> None:
         stopped = by_key[waiting.pop(0)]
         row = {"family": stopped.family, "setting": stopped.name, "seed": stopped.seed}
         row |= {"stopped_s": round(seconds), "load_average": round(os.getloadavg()[0], 1)}
-        row["date"] = today()
+        row["date"] = _machine.today()
         keep(plan, name, stopped, row)
 
 

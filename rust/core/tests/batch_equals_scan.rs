@@ -315,6 +315,18 @@ proptest! {
     }
 }
 
+/// Dense queries of `d` numbers each, compared by inner product.
+fn dense<'a>(queries: &'a [f64], atoms: &'a [f32], d: usize) -> WeightSource<'a> {
+    WeightSource {
+        queries: Queries::Dense { rows: queries, d },
+        mode: Mode::Dense,
+        metric: Metric::InnerProduct,
+        atoms: Some(Atoms::new(atoms, d).unwrap()),
+        mean: None,
+        kernels: Kernels::best(),
+    }
+}
+
 /// Rows whose scores lie closer together than the bound of the pass, so that it must not decide.
 #[test]
 fn scores_that_differ_by_less_than_the_bound_are_told_apart() {
@@ -332,14 +344,7 @@ fn scores_that_differ_by_less_than_the_bound_are_told_apart() {
     let rows = Rows::pack(&codes, 0);
     let atoms: Vec<f32> = (0..dim * d).map(|_| draw.unit() as f32).collect();
     let queries: Vec<f64> = (0..5 * d).map(|_| draw.unit()).collect();
-    let source = WeightSource {
-        queries: Queries::Dense { rows: &queries, d },
-        mode: Mode::Dense,
-        metric: Metric::InnerProduct,
-        atoms: Some(Atoms::new(&atoms, d).unwrap()),
-        mean: None,
-        kernels: Kernels::best(),
-    };
+    let source = dense(&queries, &atoms, d);
     let data = ScanRows {
         rows: rows.view(&codes),
         scales: Scales::One,
@@ -381,17 +386,7 @@ fn a_row_whose_roundings_all_point_down_is_not_lost_by_rough_scores() {
         rows: RowsView::new(RowCoding::Ranked(&layout), n, dim, &data).unwrap(),
         scales: Scales::One,
     };
-    let source = WeightSource {
-        queries: Queries::Dense {
-            rows: &weights,
-            d: dim,
-        },
-        mode: Mode::Dense,
-        metric: Metric::InnerProduct,
-        atoms: Some(Atoms::new(&identity, dim).unwrap()),
-        mean: None,
-        kernels: Kernels::best(),
-    };
+    let source = dense(&weights, &identity, dim);
     let best = scan(&data, &source, 1, Selection::ALL, &Control::new()).unwrap();
     assert_eq!(best[0][0].position, n as u64 - 1);
     check(&data, &source, 1, Selection::ALL, 1).unwrap();
@@ -426,17 +421,7 @@ fn a_row_whose_roundings_all_point_down_is_not_lost() {
         rows: rows.view(&codes),
         scales: Scales::One,
     };
-    let source = WeightSource {
-        queries: Queries::Dense {
-            rows: &weights,
-            d: dim,
-        },
-        mode: Mode::Dense,
-        metric: Metric::InnerProduct,
-        atoms: Some(Atoms::new(&identity, dim).unwrap()),
-        mean: None,
-        kernels: Kernels::best(),
-    };
+    let source = dense(&weights, &identity, dim);
     let best = scan(&data, &source, 1, Selection::ALL, &Control::new()).unwrap();
     assert_eq!(best[0][0].position, 0);
     check(&data, &source, 1, Selection::ALL, 1).unwrap();
@@ -503,14 +488,7 @@ fn queries_that_were_guessed_too_high_are_answered_again() {
         let rows = Rows::pack(&codes, 0);
         let atoms: Vec<f32> = (0..dim * d).map(|_| draw.unit() as f32).collect();
         let queries: Vec<f64> = (0..5 * d).map(|_| draw.unit()).collect();
-        let source = WeightSource {
-            queries: Queries::Dense { rows: &queries, d },
-            mode: Mode::Dense,
-            metric: Metric::InnerProduct,
-            atoms: Some(Atoms::new(&atoms, d).unwrap()),
-            mean: None,
-            kernels: Kernels::best(),
-        };
+        let source = dense(&queries, &atoms, d);
         let data = ScanRows {
             rows: rows.view(&codes),
             scales: Scales::One,

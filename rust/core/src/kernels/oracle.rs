@@ -32,7 +32,7 @@ pub fn at_least<S: Sum>(sums: &[S], least: S) -> Vec<Reached> {
     places
         .map(|i| Reached {
             place: i as u16,
-            sum: sums[i].wide(),
+            sum: sums[i].into(),
         })
         .collect()
 }

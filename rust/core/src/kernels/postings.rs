@@ -34,15 +34,13 @@ pub fn bound_value(bound: u16) -> f32 {
 }
 
 /// A kind of sums: `u8` or `u16`.
-pub trait Sum: Copy + Ord + Default + sealed::Finds {
+pub trait Sum: Copy + Ord + Default + Into<u16> + sealed::Finds {
     /// The largest.
     const MOST: f32;
     /// The lowest bits of a number.
     fn of(number: i32) -> Self;
     /// The sum, cut to its lowest bits.
     fn plus(self, other: Self) -> Self;
-    /// The same number in 16 bits.
-    fn wide(self) -> u16;
 }
 
 impl Sum for u8 {
@@ -55,10 +53,6 @@ impl Sum for u8 {
     fn plus(self, other: Self) -> Self {
         self.wrapping_add(other)
     }
-    #[inline(always)]
-    fn wide(self) -> u16 {
-        u16::from(self)
-    }
 }
 
 impl Sum for u16 {
@@ -70,10 +64,6 @@ impl Sum for u16 {
     #[inline(always)]
     fn plus(self, other: Self) -> Self {
         self.wrapping_add(other)
-    }
-    #[inline(always)]
-    fn wide(self) -> u16 {
-        self
     }
 }
 
@@ -193,7 +183,7 @@ pub fn find_at_least<S: Sum>(sums: &mut [S], least: S, clear: bool, found: &mut 
                 if sum >= least {
                     found.push(Reached {
                         place: (group * GROUP + i) as u16,
-                        sum: sum.wide(),
+                        sum: sum.into(),
                     });
                 }
             }

@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::candidates::{Candidate, Candidates, SharedThreshold};
+use super::candidates::{Candidate, Candidates, Settled, SharedThreshold};
 use super::exact::ExactWeights;
 use super::gathered::gather;
 use super::guesses::Guesses;
@@ -177,37 +177,30 @@ impl<'a> Wave<'a> {
 
     fn run(&self, room: usize, guesses: &Guesses, control: &Control) -> Result<Vec<Vec<Hit>>> {
         let n = self.queries.len();
-        let n_guessed = if guesses.hold(n, QUERIES_A_MISS) {
-            n
-        } else {
-            0
-        };
+        let mut ranges = self.ranges().into_iter();
+        let may_guess = ranges.any(|range| Sampling::new(range.len(), self.k).is_some())
+            && guesses.hold(n, QUERIES_A_MISS);
+        let n_guessed = if may_guess { n } else { 0 };
         let guessed: Vec<_> = (0..n_guessed).map(|_| SharedThreshold::new()).collect();
-        let mut candidates = self.candidates(&vec![true; n], &guessed, control)?;
-        let missed: Vec<bool> = candidates
-            .par_iter_mut()
-            .map(|of_query| of_query.missed())
-            .collect();
+        let mut settled = self.settled(&vec![true; n], &guessed, control)?;
+        let missed: Vec<bool> = settled.iter().map(|of_query| of_query.missed).collect();
         let n_missed = missed.iter().filter(|&&missed| missed).count();
         if n_missed > 0 {
             guesses.miss(n_missed);
-            for (threshold, of_query) in self.thresholds.iter().zip(&candidates) {
-                threshold.raise(of_query.threshold());
+            for (threshold, of_query) in self.thresholds.iter().zip(&settled) {
+                threshold.raise(of_query.threshold);
             }
-            let again = self.candidates(&missed, &[], control)?;
-            for ((of_query, again), missed) in candidates.iter_mut().zip(again).zip(missed) {
+            let again = self.settled(&missed, &[], control)?;
+            for ((of_query, again), missed) in settled.iter_mut().zip(again).zip(missed) {
                 if missed {
                     *of_query = again;
                 }
             }
         }
-        let mut candidates: Vec<Option<Vec<u64>>> = candidates
-            .into_par_iter()
-            .enumerate()
-            .map(|(query, candidates)| {
-                let has_bounds = self.tiled.errors[query].is_some();
-                candidates.into_rows().filter(|_| has_bounds)
-            })
+        let mut candidates: Vec<Option<Vec<u64>>> = settled
+            .into_iter()
+            .zip(&self.tiled.errors)
+            .map(|(of_query, error)| of_query.rows.filter(|_| error.is_some()))
             .collect();
         if self.data.rows.bytes().len() <= room {
             return self.best_of(0, candidates, |_| Place::of(self.data), control);
@@ -229,14 +222,14 @@ impl<'a> Wave<'a> {
         Ok(found)
     }
 
-    /// Candidates of the queries that are asked among all rows. What is guessed of them is shared
-    /// in `guessed`; nothing is where that is empty.
-    fn candidates(
+    /// What is left of all rows for each query that is asked. What is guessed of them is shared in
+    /// `guessed`; nothing is where that is empty.
+    fn settled(
         &self,
         asked: &[bool],
         guessed: &[SharedThreshold],
         control: &Control,
-    ) -> Result<Vec<Candidates>> {
+    ) -> Result<Vec<Settled>> {
         let passes = self
             .ranges()
             .into_par_iter()
@@ -248,7 +241,10 @@ impl<'a> Wave<'a> {
                 all.merge(some);
             }
         }
-        Ok(candidates)
+        Ok(candidates
+            .into_par_iter()
+            .map(Candidates::settled)
+            .collect())
     }
 
     /// How many of the first queries' rows are copied at a time; at least one's.

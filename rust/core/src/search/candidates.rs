@@ -61,8 +61,7 @@ fn unordered(bits: u32) -> f32 {
 }
 
 /// Candidates of one query under a threshold, a score that k others certainly reach, or under a
-/// guess of it, of which nothing is believed: where the threshold that is found in the end is
-/// below it, [`Candidates::missed`].
+/// guess of it, of which nothing is believed: [`Settled::missed`] says whether the end proves it.
 #[derive(Debug, Clone)]
 pub struct Candidates {
     k: usize,
@@ -119,12 +118,6 @@ impl Candidates {
         self.guess = self.guess.max(guess);
     }
 
-    /// True where rows may have been left out that are among the best k.
-    pub fn missed(&mut self) -> bool {
-        self.select();
-        !self.overflowed && self.threshold < self.guess
-    }
-
     /// What k of the rows certainly reach; below everything where there are fewer.
     pub fn reached(mut self) -> f32 {
         self.select();
@@ -144,21 +137,30 @@ impl Candidates {
         self.overflowed
     }
 
-    /// All rows that may be among the best k, by ascending position; `None` where the list was
-    /// given up.
-    pub fn into_rows(mut self) -> Option<Vec<u64>> {
+    /// What is known in the end.
+    pub fn settled(mut self) -> Settled {
         if self.overflowed {
-            return None;
+            return Settled {
+                rows: None,
+                threshold: self.threshold,
+                missed: false,
+            };
         }
         self.select();
         let mut rows: Vec<u64> = self.list.iter().map(|candidate| candidate.row).collect();
         rows.sort_unstable();
-        Some(rows)
+        Settled {
+            rows: Some(rows),
+            threshold: self.threshold,
+            missed: self.threshold < self.guess,
+        }
     }
 
     fn select(&mut self) {
         if self.k > 0 && self.list.len() >= self.k {
-            let (_, kth, _) = self.list.select_nth_unstable_by(self.k - 1, by_lower);
+            let (_, kth, _) = self
+                .list
+                .select_nth_unstable_by(self.k - 1, |a, b| b.lower.total_cmp(&a.lower));
             self.threshold = self.threshold.max(kth.lower);
         }
         let aim = self.aim();
@@ -176,9 +178,17 @@ impl Candidates {
     }
 }
 
-/// The largest lower bounds first.
-fn by_lower(a: &Candidate, b: &Candidate) -> std::cmp::Ordering {
-    b.lower.total_cmp(&a.lower)
+/// What is left of the candidates of one query.
+#[derive(Debug)]
+pub struct Settled {
+    /// All rows that may be among the best k, by ascending position; `None` where the list was
+    /// given up.
+    pub rows: Option<Vec<u64>>,
+    /// A score that k rows certainly reach.
+    pub threshold: f32,
+    /// True where a guess was above the threshold: rows that are among the best k may have been
+    /// left out.
+    pub missed: bool,
 }
 
 /// In single precision, not above `x`.
@@ -233,7 +243,7 @@ mod tests {
             }
             let mut all = Candidates::new(k);
             lists.into_iter().for_each(|list| all.merge(list));
-            let rows = all.into_rows().unwrap();
+            let rows = all.settled().rows.unwrap();
             let mut best: Vec<_> = scores.iter().enumerate().map(|(row, s)| (-s.0, row as u64)).collect();
             best.sort_unstable();
             for (_, row) in best.into_iter().take(k) {

@@ -214,7 +214,7 @@ impl Wave<'_> {
         let of_queries = candidates.into_iter().enumerate().collect();
         try_map(of_queries, |(query, candidates): (usize, Candidates)| {
             let is_known = self.weights.bounds[query].is_some();
-            match candidates.into_rows().filter(|_| is_known) {
+            match candidates.settled().rows.filter(|_| is_known) {
                 Some(rows) => Ok(self.best_of(query, &rows)),
                 None => self.best_of_all(query, control),
             }

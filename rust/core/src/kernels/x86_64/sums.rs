@@ -204,7 +204,7 @@ fn push_bits<S: Sum>(mut mask: u64, sums: &[S], first: usize, found: &mut Vec<Re
 fn push<S: Sum>(sums: &[S], i: usize, first: usize, found: &mut Vec<Reached>) {
     found.push(Reached {
         place: (first + i) as u16,
-        sum: sums[i].wide(),
+        sum: sums[i].into(),
     });
 }
 

@@ -37,8 +37,8 @@
 //! 7. *Bounds of rows.* A score of at least `h > 0` needs a sum of at least `h (1 - 2^-39) / e` (1
 //!    and 2), so a row whose gains were not cut scores at most `e` times its sum times `1 + 2^-38`
 //!    ([`Units::bound`]). Rows whose sums reach guess and threshold are held with this bound and
-//!    scored at the end, or after a block where nothing is guessed, the largest bounds first, until what k of them reach is above every
-//!    bound that is left.
+//!    scored at the end, or after a block where nothing is guessed, the largest bounds first,
+//!    until what k of them reach is above every bound that is left.
 //!
 //! Rows are scored by the same kernel as in a scan, so scores have the same bits. Thresholds are
 //! scores of rows that were scored: they only decide what is left out, and never leave out a row
